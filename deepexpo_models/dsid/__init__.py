@@ -1,0 +1,81 @@
+"""DSID: config, encoders, generator, discriminator, and the codes with all that can be done with them."""
+
+from .alignment import (
+    TEMPLATE,
+    TIGHT,
+    invert_similarity,
+    place_of,
+    similarity_from_points,
+    similarity_from_pose,
+    transform_points,
+    warp,
+)
+from .codes import (
+    EncoderId,
+    Identity,
+    Semantics,
+    average_identities,
+    blend_identities,
+    blend_semantics,
+    combine_semantics,
+    require_same_encoder,
+)
+from .config import CONFIGS, DSIDConfig
+from .discriminator import Discriminator
+from .encoders import IdentityEncoder, SemanticEncoder
+from .files import encoder_id, load_dsid, load_identity, load_semantics, save_dsid, save_identity, save_semantics
+from .generator import Generator
+from .model import DSID
+from .rotation import (
+    axis_angle_to_matrix,
+    euler_to_matrix,
+    geodesic_angle,
+    interpolate_rotations,
+    matrix_to_axis_angle,
+    matrix_to_euler,
+    matrix_to_rotation,
+    rotation_to_matrix,
+    scale_rotation,
+)
+
+__all__ = [
+    "CONFIGS",
+    "DSID",
+    "TEMPLATE",
+    "TIGHT",
+    "DSIDConfig",
+    "Discriminator",
+    "EncoderId",
+    "Generator",
+    "Identity",
+    "IdentityEncoder",
+    "SemanticEncoder",
+    "Semantics",
+    "average_identities",
+    "axis_angle_to_matrix",
+    "blend_identities",
+    "blend_semantics",
+    "combine_semantics",
+    "encoder_id",
+    "euler_to_matrix",
+    "geodesic_angle",
+    "interpolate_rotations",
+    "invert_similarity",
+    "load_dsid",
+    "load_identity",
+    "load_semantics",
+    "matrix_to_axis_angle",
+    "matrix_to_euler",
+    "matrix_to_rotation",
+    "place_of",
+    "require_same_encoder",
+    "rotation_to_matrix",
+    "save_dsid",
+    "save_identity",
+    "save_semantics",
+    "scale_rotation",
+    "similarity_from_points",
+    "similarity_from_pose",
+    "transform_points",
+    "warp",
+]

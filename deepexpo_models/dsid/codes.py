@@ -1,0 +1,158 @@
+"""The two codes of a face, and what can be done with them. Pure functions: no input is changed."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
+
+NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
+SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}
+
+
+@dataclass(frozen=True)
+class EncoderId:
+    """Which weights made a code: their name for people, their SHA-256 for comparison."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """Who: embedding (B, D) of unit norm, one row per person or photo.
+
+    Raises ValueError for another shape, an integer dtype, values that are not finite, or rows of another norm.
+    """
+
+    embedding: Tensor
+    encoder: EncoderId
+
+    def __post_init__(self):
+        _require_rows("embedding", self.embedding, None)
+        norm = torch.linalg.vector_norm(self.embedding.float(), dim=-1)
+        if (norm - 1).abs().max() > NORM_TOLERANCE:
+            raise ValueError(f"embedding has norms from {norm.min():.3g} to {norm.max():.3g}, expected 1; normalise it")
+
+
+@dataclass(frozen=True, eq=False)
+class Semantics:
+    """How a face looks at the moment.
+
+    expression (B, E) latent; rotation (B, 6), see `rotation`; translation (B, 2) of the face's centre from the crop's,
+    in half crop widths, x right and y down; log_scale (B, 1), natural logarithm of the face's size relative to the size
+    at rest, see `alignment`.
+    Raises ValueError for other shapes, unequal batches, integer dtypes, or values that are not finite.
+    """
+
+    expression: Tensor
+    rotation: Tensor
+    translation: Tensor
+    log_scale: Tensor
+    encoder: EncoderId
+
+    def __post_init__(self):
+        for name, width in SEMANTIC_WIDTHS.items():
+            _require_rows(name, getattr(self, name), width)
+        sizes = {name: len(getattr(self, name)) for name in SEMANTIC_WIDTHS}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"the parts of one semantics have different batch sizes: {sizes}")
+
+
+def require_same_encoder(*codes: Identity | Semantics) -> EncoderId:
+    """The encoder that made all the codes; a ValueError that names two when there is more than one."""
+    first = codes[0].encoder
+    for code in codes[1:]:
+        if code.encoder.sha256 != first.sha256:
+            raise ValueError(
+                f"these codes come from different encoders, {first.name!r} ({first.sha256[:8]}) and "
+                f"{code.encoder.name!r} ({code.encoder.sha256[:8]}), and cannot be mixed; encode both with one DSID"
+            )
+    return first
+
+
+def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
+    """From a (factor 0) to b (factor 1) along the great circle, and beyond. Batches: equal, or one of them 1.
+
+    Opposite embeddings have no shortest way; then the way leads over the axis that a uses least.
+    """
+    encoder = require_same_encoder(a, b)
+    start, end = _align(a.embedding, b.embedding)
+    start, end = F.normalize(start.float(), dim=-1), F.normalize(end.float(), dim=-1)
+    across = _reject(end, start)
+    sine = torch.linalg.vector_norm(across, dim=-1, keepdim=True)
+    angle = torch.atan2(sine, (start * end).sum(-1, keepdim=True)) * factor
+    spare = _reject(F.one_hot(start.abs().argmin(-1), start.shape[-1]).to(start), start)
+    direction = F.normalize(torch.where(sine > 1e-6, across, spare), dim=-1)
+    blended = F.normalize(angle.cos() * start + angle.sin() * direction, dim=-1)
+    return Identity(blended.to(a.embedding.dtype), encoder)
+
+
+def average_identities(identity: Identity) -> Identity:
+    """All rows, photos of one person -> their mean direction, batch 1. Raises ValueError when they cancel out."""
+    mean = identity.embedding.float().mean(dim=0, keepdim=True)
+    if torch.linalg.vector_norm(mean) < 1e-3:
+        raise ValueError(f"these {len(identity.embedding)} identities cancel out; average photos of one person")
+    return Identity(F.normalize(mean, dim=-1).to(identity.embedding.dtype), identity.encoder)
+
+
+def combine_semantics(expression_from: Semantics, pose_from: Semantics) -> Semantics:
+    """The expression of one with rotation, translation and log scale of the other. Batches: equal, or one of them 1."""
+    encoder = require_same_encoder(expression_from, pose_from)
+    expression, rotation, translation, log_scale = _align(
+        expression_from.expression, pose_from.rotation, pose_from.translation, pose_from.log_scale
+    )
+    return Semantics(expression, rotation, translation, log_scale, encoder)
+
+
+def blend_semantics(a: Semantics, b: Semantics, factor: float, neutral: Semantics | None = None) -> Semantics:
+    """From a (factor 0) to b (factor 1); beyond 0..1 it exaggerates. Batches: equal, or 1.
+
+    Without `neutral` the rotation follows the geodesic and the rest a + factor (b - a). With `neutral`, b's person at
+    rest, only the change is carried over: a + factor (b - neutral), and for the rotation the turn from neutral to b,
+    scaled by factor and applied to a in the camera's frame, (R_b R_neutral^T)^factor R_a. Rotations come out
+    orthonormal.
+    """
+    origin = a if neutral is None else neutral
+    encoder = require_same_encoder(a, b, origin)
+
+    def moved(field: str) -> Tensor:
+        start, end, rest = _align(getattr(a, field), getattr(b, field), getattr(origin, field))
+        return start + factor * (end - rest)
+
+    return Semantics(
+        expression=moved("expression"),
+        rotation=_blend_rotations(a.rotation, b.rotation, origin.rotation, factor),
+        translation=moved("translation"),
+        log_scale=moved("log_scale"),
+        encoder=encoder,
+    )
+
+
+def _blend_rotations(a: Tensor, b: Tensor, origin: Tensor, factor: float) -> Tensor:
+    start, end, rest = (rotation_to_matrix(x.float()) for x in _align(a, b, origin))
+    turn = scale_rotation(end @ rest.transpose(-1, -2), factor)
+    return matrix_to_rotation(turn @ start).to(a.dtype)
+
+
+def _reject(x: Tensor, unit: Tensor) -> Tensor:
+    """The part of x (B, D) at a right angle to unit (B, D)."""
+    return x - (x * unit).sum(-1, keepdim=True) * unit
+
+
+def _align(*parts: Tensor) -> list[Tensor]:
+    """Rows repeated to one batch size; a ValueError that names the sizes where that cannot be."""
+    sizes = sorted({len(part) for part in parts} - {1})
+    if len(sizes) > 1:
+        raise ValueError(f"batches of {sizes[0]} and {sizes[1]} codes cannot be aligned; give equal numbers, or one")
+    return [part.expand(sizes[0] if sizes else 1, -1) for part in parts]
+
+
+def _require_rows(name: str, value: Tensor, width: int | None) -> None:
+    shape = f"(B, {width or 'D'})"
+    if value.ndim != 2 or 0 in value.shape or (width and value.shape[1] != width) or not value.is_floating_point():
+        raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, expected floating point {shape}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} holds values that are not finite; the encoder or its input is broken")

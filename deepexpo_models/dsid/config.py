@@ -1,0 +1,125 @@
+"""DSID's configuration: sizes of pictures, codes and networks."""
+
+from dataclasses import asdict, dataclass, fields
+
+from ..layers import GROUP_CHANNELS
+
+POSE_WIDTH = 6 + 2 + 1  # rotation, translation, log scale
+CONSTANT_SIZE = 4  # pixels: where the generator starts and the discriminator ends
+
+
+@dataclass(frozen=True)
+class DSIDConfig:
+    """What a DSID is built from.
+
+    image_size, expression_size: sides in pixels of the face crop and of the aligned crop that expression is read from.
+    *_width: lengths of the vectors. *_channels: one entry per resolution, from the finest down (generator: from the
+    coarsest up); *_blocks: residual blocks per resolution. Encoders begin at half their picture's resolution.
+
+    Raises ValueError for what cannot be built, naming the values.
+    """
+
+    name: str
+    image_size: int
+    expression_size: int
+    identity_width: int
+    expression_width: int
+    identity_channels: tuple[int, ...]
+    identity_blocks: int
+    expression_channels: tuple[int, ...]
+    expression_blocks: int
+    pose_channels: tuple[int, ...]
+    pose_blocks: int
+    generator_channels: tuple[int, ...]
+    style_width: int
+    discriminator_channels: tuple[int, ...]
+
+    def __post_init__(self):
+        for field in fields(self):
+            if field.type is int:
+                _require_count(field.name, getattr(self, field.name))
+            elif field.type is not str:
+                object.__setattr__(self, field.name, _channels(field.name, getattr(self, field.name)))
+        for trunk, size in (("identity", "image_size"), ("pose", "image_size"), ("expression", "expression_size")):
+            self._require_divisible(f"{trunk}_channels", size)
+        for net in ("generator_channels", "discriminator_channels"):
+            self._require_reach(net)
+
+    def _require_divisible(self, trunk: str, size: str) -> None:
+        stages, side = len(getattr(self, trunk)), getattr(self, size)
+        if side % 2**stages:
+            raise ValueError(
+                f"{size} is {side}, but {trunk} has {stages} entries, each of which halves it; "
+                f"use a multiple of {2**stages}"
+            )
+
+    def _require_reach(self, net: str) -> None:
+        steps = len(getattr(self, net)) - 1
+        if CONSTANT_SIZE * 2**steps != self.image_size:
+            raise ValueError(
+                f"{net} has {steps + 1} entries, which is for pictures of {CONSTANT_SIZE * 2**steps} pixels, "
+                f"but image_size is {self.image_size}; change one of them"
+            )
+
+    def to_dict(self) -> dict:
+        """JSON-ready; the inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "DSIDConfig":
+        """Raises ValueError for missing, unknown or unusable entries."""
+        expected, found = {field.name for field in fields(cls)}, set(values)
+        if expected != found:
+            raise ValueError(
+                f"not a usable DSID config: missing {sorted(expected - found) or 'nothing'}, "
+                f"unknown {sorted(found - expected) or 'nothing'}"
+            )
+        return cls(**values)
+
+
+def _require_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def _channels(name: str, values) -> tuple[int, ...]:
+    usable = isinstance(values, (list, tuple)) and len(values) > 0
+    if not usable or any(not isinstance(c, int) or c < 1 or c % GROUP_CHANNELS for c in values):
+        raise ValueError(f"{name} is {values!r}; it must list positive multiples of {GROUP_CHANNELS}")
+    return tuple(values)
+
+
+CONFIGS = {
+    "base": DSIDConfig(
+        name="base",
+        image_size=256,
+        expression_size=128,
+        identity_width=512,
+        expression_width=128,
+        identity_channels=(64, 128, 256, 512, 512),
+        identity_blocks=2,
+        expression_channels=(48, 96, 192, 384, 384),
+        expression_blocks=2,
+        pose_channels=(48, 96, 192, 320, 384),
+        pose_blocks=1,
+        generator_channels=(384, 512, 512, 384, 256, 128, 64),
+        style_width=512,
+        discriminator_channels=(64, 128, 256, 512, 512, 512, 512),
+    ),
+    "starter": DSIDConfig(
+        name="starter",
+        image_size=128,
+        expression_size=64,
+        identity_width=256,
+        expression_width=64,
+        identity_channels=(24, 48, 96, 192, 192),
+        identity_blocks=1,
+        expression_channels=(24, 48, 96, 160),
+        expression_blocks=1,
+        pose_channels=(16, 32, 64, 96, 128),
+        pose_blocks=1,
+        generator_channels=(128, 128, 128, 96, 48, 24),
+        style_width=128,
+        discriminator_channels=(24, 48, 96, 128, 160, 160),
+    ),
+}

@@ -1,0 +1,92 @@
+"""DSID weight files and saved codes (see ..weights for the format)."""
+
+from pathlib import Path
+
+from torch import nn
+
+from ..weights import Header, build_module, load_tensors, save_tensors, tensors_sha256
+from .codes import EncoderId, Identity, Semantics
+from .config import DSIDConfig
+from .model import DSID
+
+SEMANTIC_FIELDS = ("expression", "rotation", "translation", "log_scale")
+
+
+def encoder_id(name: str, model: DSID) -> EncoderId:
+    """Who a model's codes are from: the SHA-256 of its encoders' weights. The generator takes no part, so a file without
+    it, or with a better one, still understands the same codes."""
+    encoders = {key: value for key, value in model.state_dict().items() if not key.startswith("generator.")}
+    return EncoderId(name, tensors_sha256(encoders))
+
+
+def save_dsid(path: Path, model: DSID, encoder: EncoderId | None = None) -> EncoderId:
+    """Write config and weights to one safetensors file; returns the encoder's identity.
+
+    encoder: keep this identity instead of a new one, for a copy of the same encoder in another dtype.
+    """
+    encoder = encoder or encoder_id(model.config.name, model)
+    save_tensors(
+        path,
+        "dsid",
+        model.state_dict(),
+        name=encoder.name,
+        config=model.config.to_dict(),
+        encoder_sha256=encoder.sha256,
+    )
+    return encoder
+
+
+def load_dsid(path: Path, operations=nn) -> DSID:
+    """Read a DSID onto the CPU in its stored dtypes; its `encoder` attribute tells whose codes it makes.
+
+    Raises ValueError, in one sentence, for any other or damaged file.
+    """
+    header, tensors = load_tensors(path, "dsid")
+    try:
+        config = DSIDConfig.from_dict(header.config)
+    except ValueError as error:
+        raise ValueError(f"{header.path.name} cannot be used: {error}") from error
+    model = build_module(lambda layers: DSID(config, layers), operations, header, tensors)
+    model.encoder = EncoderId(header.name, _encoder_sha256(header))
+    return model
+
+
+def save_identity(path: Path, identity: Identity) -> None:
+    """Write (B, D) identity codes with the name and hash of their encoder."""
+    _save_code(path, "identity", {"identity": identity.embedding}, identity.encoder)
+
+
+def load_identity(path: Path) -> Identity:
+    """Read identity codes. Raises ValueError, in one sentence, for any other or damaged file."""
+    header, tensors = load_tensors(path, "identity")
+    return _code(header, lambda encoder: Identity(tensors["identity"], encoder))
+
+
+def save_semantics(path: Path, semantics: Semantics) -> None:
+    """Write expression (B, E), rotation (B, 6), translation (B, 2), log_scale (B, 1) with their encoder's name and hash."""
+    _save_code(path, "semantics", {field: getattr(semantics, field) for field in SEMANTIC_FIELDS}, semantics.encoder)
+
+
+def load_semantics(path: Path) -> Semantics:
+    """Read semantic codes. Raises ValueError, in one sentence, for any other or damaged file."""
+    header, tensors = load_tensors(path, "semantics")
+    return _code(header, lambda encoder: Semantics(**{field: tensors[field] for field in SEMANTIC_FIELDS}, encoder=encoder))
+
+
+def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId) -> None:
+    config = {field: tensor.shape[-1] for field, tensor in tensors.items()}
+    save_tensors(path, kind, tensors, name=encoder.name, config=config, encoder_sha256=encoder.sha256)
+
+
+def _code(header: Header, make):
+    try:
+        return make(EncoderId(header.name, _encoder_sha256(header)))
+    except KeyError as error:
+        raise ValueError(f"{header.path.name} is corrupt: it has no {error}; save the code again") from error
+
+
+def _encoder_sha256(header: Header) -> str:
+    try:
+        return header.metadata["encoder_sha256"]
+    except KeyError as error:
+        raise ValueError(f"{header.path.name} is corrupt: its metadata have no {error}; save or download it again") from error

@@ -1,0 +1,67 @@
+"""From DSID's codes to what MEAF's streams read, with every check on the way."""
+
+import torch
+from torch import Tensor
+
+from ..dsid.codes import EncoderId, Identity, Semantics
+from .config import MEAFConfig
+
+
+def stream_codes(config: MEAFConfig, identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
+    """Stream name -> its code (B, input_width), for the streams whose code fields are given.
+
+    Raises ValueError, in one sentence, when neither code is given, a code comes from another encoder, its width does not
+    fit, or the two batches cannot be aligned (each must hold one code, or both the same number).
+    """
+    if identity is None and semantics is None:
+        raise ValueError("nothing to apply: connect an identity, semantics, or both")
+    for what, code in (("identity", identity), ("semantics", semantics)):
+        if code is not None:
+            _require_encoder(config, what, code.encoder)
+    fields = code_fields(identity, semantics)
+    _require_aligned(identity, semantics)
+    return {
+        name: _gather(config, name, fields)
+        for name, stream in config.streams.items()
+        if all(field in fields for field in stream.inputs)
+    }
+
+
+def code_fields(identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
+    """The named parts of the given codes, which a stream's `inputs` refer to."""
+    fields = {}
+    if identity is not None:
+        fields["identity"] = identity.embedding
+    if semantics is not None:
+        fields |= {field: getattr(semantics, field) for field in ("expression", "rotation", "translation", "log_scale")}
+    return fields
+
+
+def _gather(config: MEAFConfig, name: str, fields: dict[str, Tensor]) -> Tensor:
+    stream = config.streams[name]
+    code = torch.cat([fields[field] for field in stream.inputs], dim=-1)
+    if code.shape[-1] != stream.input_width:
+        raise ValueError(
+            f"MEAF {config.name!r} reads {stream.input_width} numbers for its {name} stream, the connected code has "
+            f"{code.shape[-1]}; encode with DSID {config.encoder.name!r}"
+        )
+    return code
+
+
+def _require_encoder(config: MEAFConfig, what: str, encoder: EncoderId) -> None:
+    if encoder.sha256 != config.encoder.sha256:
+        raise ValueError(
+            f"the {what} was encoded by DSID {encoder.name!r} ({encoder.sha256[:8]}), MEAF {config.name!r} was trained on "
+            f"DSID {config.encoder.name!r} ({config.encoder.sha256[:8]}); encode with the latter, or load the MEAF made for the former"
+        )
+
+
+def _require_aligned(identity: Identity | None, semantics: Semantics | None) -> None:
+    if identity is None or semantics is None:
+        return
+    sizes = (identity.embedding.shape[0], semantics.expression.shape[0])
+    if sizes[0] != sizes[1] and 1 not in sizes:
+        raise ValueError(
+            f"{sizes[0]} identities cannot be aligned with {sizes[1]} semantics; "
+            f"give one of either, or as many of one as of the other"
+        )

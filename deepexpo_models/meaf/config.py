@@ -1,0 +1,112 @@
+"""MEAF's configuration: its streams, its base family, and the defaults a user starts from."""
+
+from dataclasses import asdict, dataclass
+
+from ..dsid.codes import EncoderId
+from ..dsid.config import DSIDConfig
+from .fusion import FUSIONS
+from .sites import FAMILIES, UNetShape
+
+CODE_WIDTHS = {"rotation": 6, "translation": 2, "log_scale": 1}  # the parts of a pose have fixed widths
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """One stream: the code fields it reads (see `codes.stream_codes`), their width in all, and its tokens (N, width)."""
+
+    inputs: tuple[str, ...]
+    input_width: int
+    hidden_width: int
+    tokens: int
+    token_width: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        for field in ("input_width", "hidden_width", "tokens", "token_width"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} of a stream is {getattr(self, field)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class MEAFConfig:
+    """What a MEAF is built from.
+
+    name: shown in errors; base: label of the base family; unet: that family's shape; fusion: key of FUSIONS;
+    streams: stream name -> its config; encoder: the DSID whose codes it was trained on.
+    """
+
+    name: str
+    base: str
+    unet: UNetShape
+    fusion: str
+    streams: dict[str, StreamConfig]
+    encoder: EncoderId
+
+    def __post_init__(self):
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
+        if not self.streams:
+            raise ValueError("a MEAF needs at least one stream")
+        if self.base in FAMILIES and self.unet != FAMILIES[self.base]:
+            raise ValueError(f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own")
+
+    def to_dict(self) -> dict:
+        """JSON-ready; the inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "MEAFConfig":
+        """Raises ValueError for missing, unknown or unusable entries."""
+        try:
+            unet = {key: tuple(value) if isinstance(value, list) else value for key, value in values["unet"].items()}
+            return cls(
+                **{
+                    **values,
+                    "unet": UNetShape(**unet),
+                    "streams": {name: StreamConfig(**stream) for name, stream in values["streams"].items()},
+                    "encoder": EncoderId(**values["encoder"]),
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a usable MEAF config ({error})") from error
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a user sets per stream: strength (1 = as trained) and the part of the sampling it acts in (0 = first step)."""
+
+    strength: float
+    start_percent: float
+    end_percent: float
+
+    def __post_init__(self):
+        if not 0 <= self.start_percent <= self.end_percent <= 1:
+            raise ValueError(
+                f"a stream cannot act from {self.start_percent} to {self.end_percent}; "
+                f"set 0 <= start_percent <= end_percent <= 1"
+            )
+
+
+# Pose and layout are decided at high noise, expression in the middle, identity to the very end (METHOD 3.1).
+DEFAULT_SETTINGS = {
+    "identity": StreamSettings(1.0, 0.0, 1.0),
+    "expression": StreamSettings(1.0, 0.0, 0.9),
+    "pose": StreamSettings(1.0, 0.0, 0.6),
+}
+
+
+def light_config(name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, unet: UNetShape | None = None) -> MEAFConfig:
+    """The default MEAF: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
+    pose is fused: place and size of the face belong to the prompt.
+
+    base: key of FAMILIES, or a name of its own together with `unet`.
+    """
+    if unet is None and base not in FAMILIES:
+        raise ValueError(f"unknown base family {base!r}; known: {', '.join(FAMILIES)}")
+    unet = unet or FAMILIES[base]
+    streams = {
+        "identity": StreamConfig(("identity",), dsid.identity_width, 2 * dsid.identity_width, 4, unet.context_width),
+        "expression": StreamConfig(("expression",), dsid.expression_width, 4 * dsid.expression_width, 8, 512),
+        "pose": StreamConfig(("rotation",), CODE_WIDTHS["rotation"], 256, 4, 256),
+    }
+    return MEAFConfig(name=name, base=base, unet=unet, fusion="tokens", streams=streams, encoder=encoder)

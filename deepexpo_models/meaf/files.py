@@ -1,0 +1,34 @@
+"""MEAF weight files (see ..weights for the format)."""
+
+from pathlib import Path
+
+from torch import nn
+
+from ..weights import build_module, load_tensors, save_tensors
+from .config import MEAFConfig
+from .model import MEAF
+
+
+def save_meaf(path: Path, meaf: MEAF) -> None:
+    """Write config and weights, in their present dtypes, to one safetensors file."""
+    config = meaf.config
+    save_tensors(
+        path,
+        "meaf",
+        meaf.state_dict(),
+        name=config.name,
+        config=config.to_dict(),
+        base=config.base,
+        encoder_name=config.encoder.name,
+        encoder_sha256=config.encoder.sha256,
+    )
+
+
+def load_meaf(path: Path, operations=nn) -> MEAF:
+    """Read a MEAF onto the CPU in its stored dtypes. Raises ValueError, in one sentence, for any other or damaged file."""
+    header, tensors = load_tensors(path, "meaf")
+    try:
+        config = MEAFConfig.from_dict(header.config)
+    except ValueError as error:
+        raise ValueError(f"{header.path.name} cannot be used: {error}") from error
+    return build_module(lambda layers: MEAF(config, layers), operations, header, tensors)

@@ -1,0 +1,133 @@
+"""MEAF: parallel attention streams beside the text attention of a frozen U-Net.
+
+    out = A_text(q) + sum over streams of  strength * mask * gate * A_stream(q)        then the layer's own to_out
+
+A gate starts at zero, so an untrained MEAF leaves the base model bit-equal. Which layers a MEAF has is decided by its
+config alone; hosts (diffusers_host, ComfyUI) call `tokens` once per code, `project` once per layer, `fuse` once per step.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import MEAFConfig, StreamConfig
+from .fusion import FUSIONS
+from .sites import unet_sites
+
+
+@dataclass(frozen=True)
+class SiteTokens:
+    """One stream's tokens at one layer: key (B, N, C), value (B, N, C) times the gate, null_logit ()."""
+
+    key: Tensor
+    value: Tensor
+    null_logit: Tensor
+
+
+@dataclass(frozen=True)
+class FusedStream:
+    """One stream's part in a call: its tokens at this layer, the strength, and a mask (B or 1, L, 1) in [0, 1] or None."""
+
+    tokens: SiteTokens
+    strength: float
+    mask: Tensor | None
+
+
+class TokenProjection(nn.Module):
+    """A code (B, input_width) -> tokens (B, N, token_width): a two-layer MLP and a layer norm."""
+
+    def __init__(self, config: StreamConfig, operations=nn):
+        super().__init__()
+        self.config = config
+        self.proj = nn.Sequential(
+            operations.Linear(config.input_width, config.hidden_width),
+            nn.GELU(),
+            operations.Linear(config.hidden_width, config.tokens * config.token_width),
+        )
+        self.norm = operations.LayerNorm(config.token_width)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.norm(self.proj(code).unflatten(-1, (self.config.tokens, self.config.token_width)))
+
+
+class SiteAttention(nn.Module):
+    """What a stream learns for one layer: keys, values, a gate, and the logit of the null key."""
+
+    def __init__(self, token_width: int, channels: int, operations=nn):
+        super().__init__()
+        self.to_k = operations.Linear(token_width, channels, bias=False)
+        self.to_v = operations.Linear(token_width, channels, bias=False)
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.null_logit = nn.Parameter(torch.zeros(()))
+        if operations is nn:  # other layers are made to be loaded
+            nn.init.normal_(self.to_k.weight, std=0.02)
+            nn.init.normal_(self.to_v.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> SiteTokens:
+        """tokens (B, N, D) -> keys and gated values for this layer, in the tokens' dtype."""
+        return SiteTokens(self.to_k(tokens), self.to_v(tokens) * self.gate.to(tokens), self.null_logit.to(tokens.device))
+
+
+class Stream(nn.Module):
+    """One code's way into the U-Net: its token projection, learned null tokens, and a SiteAttention per layer."""
+
+    def __init__(self, config: StreamConfig, sites: dict[str, int], operations=nn):
+        super().__init__()
+        self.projection = TokenProjection(config, operations)
+        self.null_tokens = nn.Parameter(torch.zeros(config.tokens, config.token_width))
+        self.sites = nn.Module()
+        for path, channels in sites.items():
+            _add_at_path(self.sites, path, SiteAttention(config.token_width, channels, operations))
+
+
+class MEAF(nn.Module):
+    """All streams of one config. Weight names: `streams.<stream>.sites.<diffusers path of the attn2>.to_k.weight`, ...
+
+    operations: the namespace that Linear and LayerNorm come from (torch.nn, or ComfyUI's casting layers).
+    """
+
+    def __init__(self, config: MEAFConfig, operations=nn):
+        super().__init__()
+        self.config = config
+        self.sites = unet_sites(config.unet)
+        self.streams = nn.ModuleDict(
+            {name: Stream(stream, self.sites, operations) for name, stream in config.streams.items()}
+        )
+
+    def tokens(self, stream: str, code: Tensor) -> Tensor:
+        """code (B, input_width) -> tokens (B, N, token_width)."""
+        return self.streams[stream].projection(code)
+
+    def null_tokens(self, stream: str) -> Tensor:
+        """The tokens of "no code": (1, N, token_width). Used on the negative side and for dropped conditions."""
+        return self.streams[stream].null_tokens[None]
+
+    def project(self, stream: str, site: str, tokens: Tensor) -> SiteTokens:
+        """Keys and gated values of a stream's tokens at one layer, named by its diffusers path."""
+        return self.streams[stream].sites.get_submodule(site)(tokens)
+
+
+def fuse(text: Tensor, query: Tensor, heads: int, streams: list[FusedStream], fusion: str = "tokens") -> Tensor:
+    """Add the streams to the text attention's output, both before the layer's to_out.
+
+    text, query: (B, L, C); fusion: key of FUSIONS -> (B, L, C) in text's dtype.
+    """
+    attend = FUSIONS[fusion]
+    for stream in streams:
+        tokens = stream.tokens
+        added = attend(query, tokens.key, tokens.value, tokens.null_logit, heads) * stream.strength
+        if stream.mask is not None:
+            added = added * stream.mask
+        text = text + added.to(text.dtype)
+    return text
+
+
+def _add_at_path(root: nn.Module, path: str, leaf: nn.Module) -> None:
+    """Nest `leaf` below `root` so that its parameters are named by the dotted path."""
+    *parents, last = path.split(".")
+    for name in parents:
+        if not hasattr(root, name):
+            root.add_module(name, nn.Module())
+        root = getattr(root, name)
+    root.add_module(last, leaf)

@@ -1,0 +1,18 @@
+"""The ComfyUI side: thin nodes over deepexpo_models. The list of nodes is below; each module holds one family."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import apply, edit, encode, faces, library, loaders
+from .comfy_host.folders import register_folder
+
+MODULES = (loaders, faces, encode, edit, library, apply)
+
+
+class DeepExPoExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [node for module in MODULES for node in module.NODES]
+
+
+async def comfy_entrypoint() -> DeepExPoExtension:
+    register_folder()
+    return DeepExPoExtension()

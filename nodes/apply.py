@@ -1,0 +1,68 @@
+from comfy_api.latest import io
+
+from ..deepexpo_models.meaf import DEFAULT_SETTINGS, StreamSettings
+from . import sockets
+from .comfy_host.patch import apply_meaf
+
+WHAT = {"identity": "who the person is", "expression": "the expression", "pose": "the head pose"}
+
+
+def _strength(stream: str) -> io.Float.Input:
+    return io.Float.Input(
+        f"{stream}_strength",
+        default=DEFAULT_SETTINGS[stream].strength,
+        min=0.0,
+        max=3.0,
+        step=0.05,
+        tooltip=f"How strongly {WHAT[stream]} acts. 0 is off, 1 is as trained.",
+    )
+
+
+def _percent(stream: str, end: str) -> io.Float.Input:
+    return io.Float.Input(
+        f"{stream}_{end}_percent",
+        default=getattr(DEFAULT_SETTINGS[stream], f"{end}_percent"),
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip=f"Where in the sampling {WHAT[stream]} {end}s to act: 0 is the first step, 1 the last.",
+    )
+
+
+class ApplyMEAF(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DeepExPoApplyMEAF",
+            display_name="Apply MEAF",
+            category=sockets.CATEGORY,
+            description="Gives a checkpoint an identity, an expression and a head pose. Works with any sampler, LoRA, "
+            "ControlNet and guidance, in any order. For two people use it twice, with a mask each.",
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint's model (SD1.5, SD2.x or SDXL), also with LoRAs or other patches."),
+                sockets.MEAF.Input("meaf", tooltip="The streams for this base family, from Load MEAF."),
+                sockets.Identity.Input("identity", optional=True, tooltip="Who it is. Leave open to change only expression and pose."),
+                sockets.Semantics.Input(
+                    "semantics", optional=True, tooltip="Expression and head pose. Leave open to change only the identity."
+                ),
+                *(_strength(stream) for stream in DEFAULT_SETTINGS),
+                *(_percent(stream, end) for stream in DEFAULT_SETTINGS for end in ("start", "end")),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where MEAF acts: white is on, black is off. A batch of masks is one per latent.",
+                ),
+            ],
+            outputs=[io.Model.Output("patched_model", display_name="MODEL", tooltip="Connect to a sampler or to more model patches.")],
+        )
+
+    @classmethod
+    def execute(cls, model, meaf, identity=None, semantics=None, mask=None, **values) -> io.NodeOutput:
+        settings = {
+            stream: StreamSettings(*(values[f"{stream}_{field}"] for field in ("strength", "start_percent", "end_percent")))
+            for stream in DEFAULT_SETTINGS
+        }
+        return io.NodeOutput(apply_meaf(model, meaf, identity, semantics, settings, mask))
+
+
+NODES = (ApplyMEAF,)

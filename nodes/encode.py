@@ -1,0 +1,79 @@
+from comfy_api.latest import io
+
+from . import sockets
+from .comfy_host.codes import encode_identity, encode_semantics, reenact
+
+
+class EncodeIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DeepExPoEncodeIdentity",
+            display_name="Encode Identity",
+            category=sockets.CATEGORY,
+            description="Turns face crops of one person into an identity code: who it is, not how they look right now. "
+            "A batch of photos of the same person is averaged into one, better code.",
+            inputs=[
+                sockets.DSID.Input("dsid", tooltip=sockets.DSID_TOOLTIP),
+                io.Image.Input("image", tooltip="Face crops of one person, from Crop Face. Several photos are averaged."),
+            ],
+            outputs=[
+                sockets.Identity.Output("identity", display_name="IDENTITY", tooltip="One identity code. Connect to Apply MEAF.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dsid, image) -> io.NodeOutput:
+        return io.NodeOutput(encode_identity(dsid, image))
+
+
+class EncodeSemantics(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DeepExPoEncodeSemantics",
+            display_name="Encode Semantics",
+            category=sockets.CATEGORY,
+            description="Turns face crops into semantic codes: expression and head pose, without who it is. "
+            "A batch gives one code per picture.",
+            inputs=[
+                sockets.DSID.Input("dsid", tooltip=sockets.DSID_TOOLTIP),
+                io.Image.Input("image", tooltip="Face crops from Crop Face. Each picture gives its own code, in order."),
+            ],
+            outputs=[
+                sockets.Semantics.Output(
+                    "semantics",
+                    display_name="SEMANTICS",
+                    tooltip="One code per picture. Connect to Apply MEAF; for several, set the latent's batch size to their number.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dsid, image) -> io.NodeOutput:
+        return io.NodeOutput(encode_semantics(dsid, image))
+
+
+class Reenact(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DeepExPoReenact",
+            display_name="Reenact",
+            category=sockets.CATEGORY,
+            description="Draws a face from codes alone with DSID's own generator: a preview in milliseconds of what the "
+            "codes hold, and reenactment of a clip (one identity, a batch of semantics).",
+            inputs=[
+                sockets.DSID.Input("dsid", tooltip=sockets.DSID_TOOLTIP),
+                sockets.Identity.Input("identity", tooltip="Who to draw. One code, or as many as there are semantics."),
+                sockets.Semantics.Input("semantics", tooltip="Expression and head pose. One picture per code."),
+            ],
+            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="Face crops at DSID's own size.")],
+        )
+
+    @classmethod
+    def execute(cls, dsid, identity, semantics) -> io.NodeOutput:
+        return io.NodeOutput(reenact(dsid, identity, semantics))
+
+
+NODES = (EncodeIdentity, EncodeSemantics, Reenact)

@@ -1,0 +1,98 @@
+"""Saved codes. The four nodes differ only in their kind, so two families are made from one table."""
+
+import os
+
+from comfy_api.latest import io
+
+from ..deepexpo_models.dsid import load_identity, load_semantics, save_identity, save_semantics
+from . import sockets
+from .comfy_host.folders import FOLDER, code_names, code_path, new_code_path
+
+
+class _SaveCode(io.ComfyNode):
+    KIND, SOCKET, SAVE = "", None, None
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=f"DeepExPoSave{cls.KIND.capitalize()}",
+            display_name=f"Save {cls.KIND.capitalize()}",
+            category=sockets.CATEGORY,
+            description=f"Saves {cls.KIND} codes as a small safetensors file in ComfyUI's output folder.",
+            inputs=[
+                cls.SOCKET.Input(cls.KIND, tooltip=f"The {cls.KIND} codes to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default=f"{FOLDER}/{cls.KIND}",
+                    tooltip=f"Name in the output folder; a number is added. Names below {FOLDER}/ are listed by the load node.",
+                ),
+            ],
+            outputs=[io.String.Output("name", display_name="name", tooltip="The saved file's name, as the load node takes it.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, filename_prefix, **code) -> io.NodeOutput:
+        path, name = new_code_path(filename_prefix)
+        cls.SAVE(path, code[cls.KIND])
+        return io.NodeOutput(name, ui={"text": [name]})
+
+
+class _LoadCode(io.ComfyNode):
+    KIND, SOCKET, LOAD = "", None, None
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=f"DeepExPoLoad{cls.KIND.capitalize()}",
+            display_name=f"Load {cls.KIND.capitalize()}",
+            category=sockets.CATEGORY,
+            description=f"Loads saved {cls.KIND} codes from output/{FOLDER} or input/{FOLDER}.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=code_names(cls.KIND),
+                    tooltip=f"A file written by Save {cls.KIND.capitalize()}. Shared files go into input/{FOLDER}.",
+                )
+            ],
+            outputs=[
+                cls.SOCKET.Output(cls.KIND, display_name=cls.KIND.upper(), tooltip="The codes, as they were when saved.")
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name) -> bool | str:
+        """Takes any file below ComfyUI's folders, not only the listed ones, and says why one cannot be used."""
+        try:
+            code_path(name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, name) -> str:
+        status = os.stat(code_path(name))
+        return f"{status.st_mtime_ns} {status.st_size}"
+
+    @classmethod
+    def execute(cls, name) -> io.NodeOutput:
+        return io.NodeOutput(cls.LOAD(code_path(name)))
+
+
+class SaveIdentity(_SaveCode):
+    KIND, SOCKET, SAVE = "identity", sockets.Identity, staticmethod(save_identity)
+
+
+class LoadIdentity(_LoadCode):
+    KIND, SOCKET, LOAD = "identity", sockets.Identity, staticmethod(load_identity)
+
+
+class SaveSemantics(_SaveCode):
+    KIND, SOCKET, SAVE = "semantics", sockets.Semantics, staticmethod(save_semantics)
+
+
+class LoadSemantics(_LoadCode):
+    KIND, SOCKET, LOAD = "semantics", sockets.Semantics, staticmethod(load_semantics)
+
+
+NODES = (SaveIdentity, LoadIdentity, SaveSemantics, LoadSemantics)

@@ -1,0 +1,56 @@
+from comfy_api.latest import io
+
+from . import sockets
+from .comfy_host.folders import weight_names
+from .comfy_host.memory import open_dsid, open_meaf
+
+
+class LoadDSID(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DeepExPoLoadDSID",
+            display_name="Load DSID",
+            category=sockets.CATEGORY,
+            description="Loads the encoders that turn a face into an identity code and a semantic code "
+            "(expression and head pose).",
+            inputs=[
+                io.Combo.Input(
+                    "dsid_name",
+                    options=weight_names("dsid"),
+                    tooltip="A DSID file in models/deepexpo, or one that came with the pack. DSID files are listed first.",
+                ),
+            ],
+            outputs=[sockets.DSID.Output("dsid", display_name="DSID", tooltip="Connect to the encode nodes.")],
+        )
+
+    @classmethod
+    def execute(cls, dsid_name) -> io.NodeOutput:
+        return io.NodeOutput(open_dsid(dsid_name))
+
+
+class LoadMEAF(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DeepExPoLoadMEAF",
+            display_name="Load MEAF",
+            category=sockets.CATEGORY,
+            description="Loads the attention streams that bring identity, expression and head pose into a checkpoint. "
+            "A MEAF belongs to one base family (SD1.5, SD2.x or SDXL) and to one DSID.",
+            inputs=[
+                io.Combo.Input(
+                    "meaf_name",
+                    options=weight_names("meaf"),
+                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack. MEAF files are listed first.",
+                ),
+            ],
+            outputs=[sockets.MEAF.Output("meaf", display_name="MEAF", tooltip="Connect to Apply MEAF.")],
+        )
+
+    @classmethod
+    def execute(cls, meaf_name) -> io.NodeOutput:
+        return io.NodeOutput(open_meaf(meaf_name))
+
+
+NODES = (LoadDSID, LoadMEAF)
