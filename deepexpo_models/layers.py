@@ -57,7 +57,7 @@ class BlurPool(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """(B, in, H, W) -> (B, out, H, W): twice GroupNorm, SiLU, 3x3 convolution, beside a skip (1x1 where widths differ)."""
+    """(B, in, H, W) -> (B, out, H, W): x + twice GroupNorm, SiLU, 3x3 convolution; x by a 1x1 where widths differ."""
 
     def __init__(self, in_channels: int, out_channels: int, operations=nn):
         super().__init__()
@@ -142,10 +142,10 @@ class VectorEncoder(nn.Module):
 class AdaptiveGroupNorm(nn.Module):
     """x (B, C, H, W), style (B, S) -> GroupNorm(x) * (1 + scale) + shift, both linear in the style.
 
-    The AdaGN of Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis". Chosen over StyleGAN2's weight
-    demodulation: the same normalisation as everywhere else, and no arithmetic on a convolution's weights, which ComfyUI
-    may keep in another dtype or on another device. The GroupNorm keeps its own scale and bias, because ComfyUI's casting
-    GroupNorm requires them.
+    The AdaGN of Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis". Chosen over StyleGAN2's
+    weight demodulation: the same normalisation as everywhere else, and no arithmetic on a convolution's weights, which
+    ComfyUI may keep in another dtype or on another device. The GroupNorm keeps its own scale and bias, because
+    ComfyUI's casting GroupNorm requires them.
     """
 
     def __init__(self, channels: int, style_width: int, operations=nn):

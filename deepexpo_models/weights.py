@@ -130,7 +130,9 @@ def expect_kind(header: Header, kind: str) -> Header:
     """Return the header, or raise a ValueError that names the node which takes this file."""
     if header.kind != kind:
         belongs = f"it belongs into {KINDS[header.kind]}" if header.kind in KINDS else "no node takes it"
-        raise ValueError(f"{header.path.name} holds {header.kind} data, expected {kind}: {belongs}; choose a {kind} file")
+        raise ValueError(
+            f"{header.path.name} holds {header.kind} data, expected {kind}: {belongs}; choose a {kind} file"
+        )
     return header
 
 
@@ -172,10 +174,14 @@ def _read_json_header(path: Path) -> dict:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise ValueError(f"{foreign} (its header claims {length} bytes of {size}); choose another, or download it again")
+                raise ValueError(
+                    f"{foreign} (its header claims {length} bytes of {size}); choose another, or download it again"
+                )
             entries = json.loads(file.read(length))
     except OSError as error:
-        raise ValueError(f"{path.name} cannot be opened ({error.strerror}); check the folder, or choose another file") from error
+        raise ValueError(
+            f"{path.name} cannot be opened ({error.strerror}); check the folder, or choose another file"
+        ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{foreign} (its header is no JSON); choose another, or download it again") from error
     if not isinstance(entries, dict):

@@ -39,11 +39,17 @@ class ApplyMEAF(io.ComfyNode):
             description="Gives a checkpoint an identity, an expression and a head pose. Works with any sampler, LoRA, "
             "ControlNet and guidance, in any order. For two people use it twice, with a mask each.",
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint's model (SD1.5, SD2.x or SDXL), also with LoRAs or other patches."),
+                io.Model.Input(
+                    "model", tooltip="The checkpoint's model (SD1.5, SD2.x or SDXL), also with LoRAs or other patches."
+                ),
                 sockets.MEAF.Input("meaf", tooltip="The streams for this base family, from Load MEAF."),
-                sockets.Identity.Input("identity", optional=True, tooltip="Who it is. Leave open to change only expression and pose."),
+                sockets.Identity.Input(
+                    "identity", optional=True, tooltip="Who it is. Leave open to change only expression and pose."
+                ),
                 sockets.Semantics.Input(
-                    "semantics", optional=True, tooltip="Expression and head pose. Leave open to change only the identity."
+                    "semantics",
+                    optional=True,
+                    tooltip="Expression and head pose. Leave open to change only the identity.",
                 ),
                 *(_strength(stream) for stream in DEFAULT_SETTINGS),
                 *(_percent(stream, end) for stream in DEFAULT_SETTINGS for end in ("start", "end")),
@@ -53,7 +59,9 @@ class ApplyMEAF(io.ComfyNode):
                     tooltip="Where MEAF acts: white is on, black is off. A batch of masks is one per latent.",
                 ),
             ],
-            outputs=[io.Model.Output("patched_model", display_name="MODEL", tooltip="Connect to a sampler or to more model patches.")],
+            outputs=[
+                io.Model.Output("patched_model", display_name="MODEL", tooltip="Connect to a sampler or to more model patches.")
+            ],
         )
 
     @classmethod

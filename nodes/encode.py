@@ -18,7 +18,9 @@ class EncodeIdentity(io.ComfyNode):
                 io.Image.Input("image", tooltip="Face crops of one person, from Crop Face. Several photos are averaged."),
             ],
             outputs=[
-                sockets.Identity.Output("identity", display_name="IDENTITY", tooltip="One identity code. Connect to Apply MEAF.")
+                sockets.Identity.Output(
+                    "identity", display_name="IDENTITY", tooltip="One identity code. Connect to Apply MEAF."
+                )
             ],
         )
 
@@ -44,7 +46,7 @@ class EncodeSemantics(io.ComfyNode):
                 sockets.Semantics.Output(
                     "semantics",
                     display_name="SEMANTICS",
-                    tooltip="One code per picture. Connect to Apply MEAF; for several, set the latent's batch size to their number.",
+                    tooltip="One code per picture. For several, set the latent's batch size to their number.",
                 )
             ],
         )

@@ -27,7 +27,9 @@ class _SaveCode(io.ComfyNode):
                     tooltip=f"Name in the output folder; a number is added. Names below {FOLDER}/ are listed by the load node.",
                 ),
             ],
-            outputs=[io.String.Output("name", display_name="name", tooltip="The saved file's name, as the load node takes it.")],
+            outputs=[
+                io.String.Output("name", display_name="name", tooltip="The saved file's name, as the load node takes it.")
+            ],
             is_output_node=True,
         )
 
@@ -55,9 +57,7 @@ class _LoadCode(io.ComfyNode):
                     tooltip=f"A file written by Save {cls.KIND.capitalize()}. Shared files go into input/{FOLDER}.",
                 )
             ],
-            outputs=[
-                cls.SOCKET.Output(cls.KIND, display_name=cls.KIND.upper(), tooltip="The codes, as they were when saved.")
-            ],
+            outputs=[cls.SOCKET.Output(cls.KIND, display_name=cls.KIND.upper(), tooltip="The codes, as they were when saved.")],
         )
 
     @classmethod

@@ -11,6 +11,7 @@ from .alignment import (
     warp,
 )
 from .codes import (
+    SEMANTIC_FIELDS,
     EncoderId,
     Identity,
     Semantics,
@@ -41,6 +42,7 @@ from .rotation import (
 __all__ = [
     "CONFIGS",
     "DSID",
+    "SEMANTIC_FIELDS",
     "TEMPLATE",
     "TIGHT",
     "DSIDConfig",

@@ -9,7 +9,8 @@ from torch import Tensor
 from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
-SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}
+SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}  # None: the config's
+SEMANTIC_FIELDS = tuple(SEMANTIC_WIDTHS)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dsid.codes import EncoderId, Identity, Semantics
+from ..dsid.codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics
 from .config import MEAFConfig
 
 
@@ -33,7 +33,7 @@ def code_fields(identity: Identity | None, semantics: Semantics | None) -> dict[
     if identity is not None:
         fields["identity"] = identity.embedding
     if semantics is not None:
-        fields |= {field: getattr(semantics, field) for field in ("expression", "rotation", "translation", "log_scale")}
+        fields |= {field: getattr(semantics, field) for field in SEMANTIC_FIELDS}
     return fields
 
 
@@ -52,7 +52,8 @@ def _require_encoder(config: MEAFConfig, what: str, encoder: EncoderId) -> None:
     if encoder.sha256 != config.encoder.sha256:
         raise ValueError(
             f"the {what} was encoded by DSID {encoder.name!r} ({encoder.sha256[:8]}), MEAF {config.name!r} was trained on "
-            f"DSID {config.encoder.name!r} ({config.encoder.sha256[:8]}); encode with the latter, or load the MEAF made for the former"
+            f"DSID {config.encoder.name!r} ({config.encoder.sha256[:8]}); "
+            f"encode with the latter, or load the MEAF made for the former"
         )
 
 

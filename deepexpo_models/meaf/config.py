@@ -2,12 +2,10 @@
 
 from dataclasses import asdict, dataclass
 
-from ..dsid.codes import EncoderId
+from ..dsid.codes import SEMANTIC_WIDTHS, EncoderId
 from ..dsid.config import DSIDConfig
 from .fusion import FUSIONS
 from .sites import FAMILIES, UNetShape
-
-CODE_WIDTHS = {"rotation": 6, "translation": 2, "log_scale": 1}  # the parts of a pose have fixed widths
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,9 @@ class MEAFConfig:
         if not self.streams:
             raise ValueError("a MEAF needs at least one stream")
         if self.base in FAMILIES and self.unet != FAMILIES[self.base]:
-            raise ValueError(f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own")
+            raise ValueError(
+                f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own"
+            )
 
     def to_dict(self) -> dict:
         """JSON-ready; the inverse of `from_dict`."""
@@ -95,7 +95,9 @@ DEFAULT_SETTINGS = {
 }
 
 
-def light_config(name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, unet: UNetShape | None = None) -> MEAFConfig:
+def light_config(
+    name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, unet: UNetShape | None = None
+) -> MEAFConfig:
     """The default MEAF: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
     pose is fused: place and size of the face belong to the prompt.
 
@@ -107,6 +109,6 @@ def light_config(name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, une
     streams = {
         "identity": StreamConfig(("identity",), dsid.identity_width, 2 * dsid.identity_width, 4, unet.context_width),
         "expression": StreamConfig(("expression",), dsid.expression_width, 4 * dsid.expression_width, 8, 512),
-        "pose": StreamConfig(("rotation",), CODE_WIDTHS["rotation"], 256, 4, 256),
+        "pose": StreamConfig(("rotation",), SEMANTIC_WIDTHS["rotation"], 256, 4, 256),
     }
     return MEAFConfig(name=name, base=base, unet=unet, fusion="tokens", streams=streams, encoder=encoder)

@@ -28,7 +28,9 @@ def paper_attention(query: Tensor, key: Tensor, value: Tensor, null_logit: Tenso
     weight is 1 (as printed it vanishes as 1/L). Shapes as `token_attention`; null_logit takes no part.
     """
     if key.shape[1] != 1:
-        raise ValueError(f"fusion 'paper' is defined for one token per stream, this stream has {key.shape[1]}; use 'tokens'")
+        raise ValueError(
+            f"fusion 'paper' is defined for one token per stream, this stream has {key.shape[1]}; use 'tokens'"
+        )
     query, key, value = (_split_heads(x, heads) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     weights = scores.float().softmax(dim=-2) * query.shape[-2]

@@ -66,7 +66,9 @@ class SiteAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> SiteTokens:
         """tokens (B, N, D) -> keys and gated values for this layer, in the tokens' dtype."""
-        return SiteTokens(self.to_k(tokens), self.to_v(tokens) * self.gate.to(tokens), self.null_logit.to(tokens.device))
+        return SiteTokens(
+            self.to_k(tokens), self.to_v(tokens) * self.gate.to(tokens), self.null_logit.to(tokens.device)
+        )
 
 
 class Stream(nn.Module):

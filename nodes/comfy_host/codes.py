@@ -2,11 +2,9 @@
 
 from torch import Tensor
 
-from ...deepexpo_models.dsid import Identity, Semantics, average_identities, require_same_encoder
+from ...deepexpo_models.dsid import SEMANTIC_FIELDS, Identity, Semantics, average_identities, require_same_encoder
 from ...deepexpo_models.image import comfy_to_model, model_to_comfy, resize
 from .memory import LoadedDSID, run_in_batches
-
-SEMANTIC_FIELDS = ("expression", "rotation", "translation", "log_scale")
 
 
 def encode_identity(dsid: LoadedDSID, image: Tensor) -> Identity:
@@ -35,7 +33,9 @@ def reenact(dsid: LoadedDSID, identity: Identity, semantics: Semantics) -> Tenso
 def _align(identity: Tensor, *semantics: Tensor) -> list[Tensor]:
     sizes = (len(identity), len(semantics[0]))
     if sizes[0] != sizes[1] and 1 not in sizes:
-        raise ValueError(f"{sizes[0]} identities cannot be aligned with {sizes[1]} semantics; give one of either, or equal numbers")
+        raise ValueError(
+            f"{sizes[0]} identities cannot be aligned with {sizes[1]} semantics; give one of either, or equal numbers"
+        )
     return [x.expand(max(sizes), -1) for x in (identity, *semantics)]
 
 

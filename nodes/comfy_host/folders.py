@@ -56,9 +56,7 @@ def code_path(name: str) -> Path:
 
 def new_code_path(filename_prefix: str) -> tuple[Path, str]:
     """A free path in the output folder, numbered as ComfyUI numbers pictures, and its annotated name."""
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
-        filename_prefix, folder_paths.get_output_directory()
-    )
+    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
     name = f"{stem}_{counter:05}_{SUFFIX}"
     return Path(folder, name), f"{Path(subfolder, name).as_posix()} [output]"
 

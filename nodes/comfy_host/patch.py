@@ -44,13 +44,22 @@ def apply_meaf(
     require_family(config.name, config.base, config.unet, sites.channels, sites.context_width)
     mask = None if mask is None else mask.detach().clone()
     added = tuple(
-        PatchStream(meaf.model, name, code.detach().clone(), settings.get(name, StreamSettings(1.0, 0.0, 1.0)), mask, _region(mask))
+        PatchStream(
+            meaf.model,
+            name,
+            code.detach().clone(),
+            settings.get(name, StreamSettings(1.0, 0.0, 1.0)),
+            mask,
+            _region(mask),
+        )
         for name, code in codes.items()
     )
     return _attach(model.clone(), added, sites.keys, meaf.patcher)
 
 
-def _attach(model: ModelPatcher, added: tuple[PatchStream, ...], keys: dict[PatchKey, str], patcher: ModelPatcher) -> ModelPatcher:
+def _attach(
+    model: ModelPatcher, added: tuple[PatchStream, ...], keys: dict[PatchKey, str], patcher: ModelPatcher
+) -> ModelPatcher:
     earlier: MEAFPatch | None = model.get_attachment(KEY)
     taken = {(stream.name, stream.region) for stream in added}
     kept = tuple(s for s in (earlier.streams if earlier else ()) if (s.name, s.region) not in taken)
@@ -117,7 +126,17 @@ class MEAFPatch:
             model_options = {**model_options, "transformer_options": {**options, ROLES: run.list_roles(conds)}}
         return executor(model, conds, x_in, timestep, model_options)
 
-    def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+    def apply_model(
+        self,
+        executor,
+        x: Tensor,
+        t: Tensor,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options={},
+        **kwargs,
+    ):
         """Add the streams for this call of the U-Net."""
         run = transformer_options.get(KEY) or SamplingRun(self.streams, executor.class_obj.model_sampling, {})
         active = run.at_sigma(float(t.max())) if run.active is None else run.active

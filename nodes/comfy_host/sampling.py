@@ -12,7 +12,11 @@ from torch import Tensor
 from ...deepexpo_models.meaf import MEAF, FusedStream, SiteTokens, StreamSettings, resize_mask
 
 logger = logging.getLogger(__name__)
-NEGATIVE_NAMES = ("neg", "uncond", "empty")  # guiders name their conditionings freely: negative, empty_negative_prompt, ...
+NEGATIVE_NAMES = (
+    "neg",
+    "uncond",
+    "empty",
+)  # guiders name their conditionings freely: negative, empty_negative_prompt, ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,10 @@ class PatchStream:
 def check_batch(streams: tuple[PatchStream, ...], latents: int) -> None:
     """Raise ValueError unless each stream has one code (and mask), or one per latent."""
     for stream in streams:
-        for what, count in (("codes", len(stream.codes)), ("masks", len(stream.mask) if stream.mask is not None else 1)):
+        for what, count in (
+            ("codes", len(stream.codes)),
+            ("masks", len(stream.mask) if stream.mask is not None else 1),
+        ):
             if count not in (1, latents):
                 raise ValueError(
                     f"the {stream.name} stream has {count} {what} for {latents} latents; "
@@ -104,7 +111,9 @@ class SamplingRun:
         tokens = [self._select(self._project(stream, site, role, query), rows) for role in roles]
         return FusedStream(
             SiteTokens(
-                torch.cat([part.key for part in tokens]), torch.cat([part.value for part in tokens]), tokens[0].null_logit
+                torch.cat([part.key for part in tokens]),
+                torch.cat([part.value for part in tokens]),
+                tokens[0].null_logit,
             ),
             stream.settings.strength,
             self._mask(stream, query, size, roles, rows),
@@ -125,9 +134,7 @@ class SamplingRun:
         key = (stream, role, query.device, query.dtype)
         if key not in self._tokens:
             null = stream.meaf.null_tokens(stream.name)
-            self._tokens[key] = (
-                stream.meaf.tokens(stream.name, stream.codes.to(query)) if role == "cond" else null.to(query)
-            )
+            self._tokens[key] = stream.meaf.tokens(stream.name, stream.codes.to(query)) if role == "cond" else null.to(query)
         return self._tokens[key]
 
     def _mask(self, stream: PatchStream, query: Tensor, size: tuple[int, int], roles, rows) -> Tensor | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from deepexpo_models.dsid import CONFIGS, DSID, TEMPLATE, Discriminator, DSIDConfig
@@ -28,8 +29,20 @@ TINY = DSIDConfig(
 )
 CODES = ("expression", "rotation", "translation", "log_scale")
 MILLIONS = {  # config -> part -> least and most parameters, in millions
-    "base": {"identity": (20, 22.5), "expression": (11, 13), "pose": (4.5, 5.5), "generator": (22, 26), "critic": (22, 26)},
-    "starter": {"identity": (1, 1.5), "expression": (0.4, 0.7), "pose": (0.4, 0.6), "generator": (1.3, 1.7), "critic": (1, 2)},
+    "base": {
+        "identity": (20, 22.5),
+        "expression": (11, 13),
+        "pose": (4.5, 5.5),
+        "generator": (22, 26),
+        "critic": (22, 26),
+    },
+    "starter": {
+        "identity": (1, 1.5),
+        "expression": (0.4, 0.7),
+        "pose": (0.4, 0.6),
+        "generator": (1.3, 1.7),
+        "critic": (1, 2),
+    },
 }
 
 
@@ -116,12 +129,20 @@ def test_an_untrained_pose_is_nearly_at_rest():
     assert max(semantics["translation"].abs().max(), semantics["log_scale"].abs().max()) < 0.02
 
 
+def test_place_and_size_stay_within_their_bounds():
+    model = make(TINY)
+    nn.init.constant_(model.semantic_encoder.pose.head[-1].bias, 10.0)
+    with torch.inference_mode():
+        semantics = model.encode_semantics(pictures(TINY, 1))
+    assert all(0.99 < semantics[code].max() <= 1 for code in ("translation", "log_scale"))
+
+
 def test_every_parameter_gets_a_gradient():
     model, critic, images = with_lively_pose(make(TINY)), Discriminator(TINY), pictures(TINY, 2)
     drawn = model.reenact(model.encode_identity(images), **model.encode_semantics(images))
     critic(drawn).sum().backward()
-    silent = [name for net in (model, critic) for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent == []
+    parameters = [*model.named_parameters(), *critic.named_parameters()]
+    assert [name for name, p in parameters if p.grad is None or not p.grad.any()] == []
 
 
 def test_expression_teaches_the_pose_trunk_nothing():
@@ -203,22 +224,27 @@ def test_points_and_codes_of_another_shape_are_refused():
 
 
 def test_another_size_is_another_config():
-    config = replace(TINY, image_size=64, generator_channels=(16, 16, 8, 8, 8), discriminator_channels=(8, 8, 8, 16, 16))
+    config = replace(
+        TINY, image_size=64, generator_channels=(16, 16, 8, 8, 8), discriminator_channels=(8, 8, 8, 16, 16)
+    )
     model, images = make(config), pictures(config, 1)
     assert model.reenact(model.encode_identity(images), **model.encode_semantics(images)).shape == images.shape
 
 
 class Operations:
-    """Layers as ComfyUI builds them: the same constructors, other classes."""
+    """Layers as ComfyUI's: the same constructors; weights of any dtype, cast to the input's when they are used."""
 
     class Linear(nn.Linear):
-        pass
+        def forward(self, x):
+            return F.linear(x, self.weight.to(x), self.bias.to(x))
 
     class Conv2d(nn.Conv2d):
-        pass
+        def forward(self, x):
+            return self._conv_forward(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
 
     class GroupNorm(nn.GroupNorm):
-        pass
+        def forward(self, x):
+            return F.group_norm(x, self.num_groups, self.weight.to(x), self.bias.to(x), self.eps)
 
 
 def test_every_weight_but_the_constant_is_in_a_layer_of_the_given_operations():
@@ -231,6 +257,19 @@ def test_every_weight_but_the_constant_is_in_a_layer_of_the_given_operations():
         for name, _ in module.named_parameters(recurse=False)
     ]
     assert outside == ["generator.constant"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_casting_layers_compute_in_the_dtype_of_the_picture(dtype):
+    images = pictures(TINY, 1)
+    kept, rounded = DSID(TINY, Operations), DSID(TINY, Operations)
+    small = {name: weight.to(dtype) for name, weight in make(TINY).state_dict().items()}
+    kept.load_state_dict(small, assign=True)
+    rounded.load_state_dict({name: weight.float() for name, weight in small.items()}, assign=True)
+    with torch.inference_mode():
+        drawn, expected = (m.reenact(m.encode_identity(images), **m.encode_semantics(images)) for m in (kept, rounded))
+    assert drawn.dtype == torch.float32
+    assert torch.equal(drawn, expected)
 
 
 def test_a_model_built_on_meta_works_once_it_has_its_weights():
@@ -246,11 +285,14 @@ def test_config_survives_json(config):
     assert DSIDConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_config_with_missing_or_unknown_entries_is_refused():
-    values = TINY.to_dict()
-    values["stylewidth"] = values.pop("style_width")
-    with pytest.raises(ValueError, match=r"missing \['style_width'\], unknown \['stylewidth'\]"):
+@pytest.mark.parametrize(
+    ("missing", "unknown"), [(["style_width"], []), ([], ["stylewidth"]), (["style_width"], ["stylewidth"])]
+)
+def test_config_with_missing_or_unknown_entries_is_refused(missing, unknown):
+    values = {key: value for key, value in TINY.to_dict().items() if key not in missing} | dict.fromkeys(unknown, 20)
+    with pytest.raises(ValueError, match="not a usable DSID config") as caught:
         DSIDConfig.from_dict(values)
+    assert all(name in str(caught.value) for name in missing + unknown)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +316,10 @@ def test_blur_pool_keeps_a_constant_and_removes_the_finest_stripes():
     stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 2, 16, 16)
     assert torch.allclose(BlurPool()(torch.full((1, 2, 16, 16), 0.7)), torch.full((1, 2, 8, 8), 0.7), atol=1e-6)
     assert BlurPool()(stripes)[..., 1:-1].abs().max() < 1e-6
+
+
+def test_blur_pool_follows_the_dtype_of_its_input():
+    assert BlurPool()(torch.ones(1, 2, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_blur_pool_shifts_nothing():

@@ -57,7 +57,9 @@ def test_signs_of_euler_angles(angles, face_vector, component, sign):
 
 
 def test_euler_angles_round_trip():
-    angles = (torch.rand(200, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1) * torch.tensor([89.0, 179.0, 179.0])
+    angles = (torch.rand(200, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1) * torch.tensor(
+        [89.0, 179.0, 179.0]
+    )
     assert torch.allclose(matrix_to_euler(euler_to_matrix(angles)), angles, atol=2e-2)
 
 
@@ -93,11 +95,11 @@ def test_geodesic_angle_has_finite_gradients(degrees):
 
 
 @pytest.mark.parametrize("axis", [(1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.3, -0.5, 0.8), (-1.0, -1.0, -1.0)])
-@pytest.mark.parametrize("degrees", [0.0, 1e-3, 1.0, 90.0, 170.0, 179.9, 180.0])
+@pytest.mark.parametrize("degrees", [0.0, 5e-5, 1e-3, 1.0, 90.0, 170.0, 179.9, 180.0])
 def test_logarithm_and_exponential_are_inverse(axis, degrees):
     m = about(axis, degrees)
     logarithm = matrix_to_axis_angle(m)
-    assert torch.linalg.vector_norm(logarithm) == pytest.approx(math.radians(degrees), abs=1e-5)
+    assert torch.linalg.vector_norm(logarithm) == pytest.approx(math.radians(degrees), rel=1e-4, abs=1e-9)
     assert torch.allclose(axis_angle_to_matrix(logarithm), m, atol=1e-5)
 
 

@@ -31,7 +31,9 @@ def refused(path, kind: str = "dsid") -> str:
 def test_round_trip(file):
     header, tensors = load_tensors(file, "dsid")
     assert (header.name, header.config, header.shapes) == ("tiny", {"x": [1, 2]}, {"a": (2, 3), "b": (4,)})
-    assert all(torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype for name, value in TENSORS.items())
+    assert all(
+        torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype for name, value in TENSORS.items()
+    )
 
 
 def test_hash_sees_names_dtypes_shapes_and_bytes():
@@ -78,7 +80,9 @@ def test_flipped_bit(file):
     assert "SHA-256" in refused(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x04pickle" * 20, struct.pack("<Q", 50 << 30) + b"{}", b"\x02" + bytes(7) + b"[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"\x80\x04pickle" * 20, struct.pack("<Q", 50 << 30) + b"{}", b"\x02" + bytes(7) + b"[]"]
+)
 def test_foreign_bytes(tmp_path, content):
     path = tmp_path / "foreign.safetensors"
     path.write_bytes(content)

@@ -1,0 +1,22 @@
+"""Faces in photographs: which are there (`find_faces`), which is meant (`select_face`), its crop (`crop_faces`)."""
+
+from .crop import CropTransform, FaceCrops, crop_face, crop_faces, points_in_crop
+from .detectors import DETECTORS, DetectorUnavailable, Face
+from .find import CHOICES, ORDERS, FoundFaces, find_faces, order_faces, select_face
+
+__all__ = [
+    "CHOICES",
+    "DETECTORS",
+    "ORDERS",
+    "CropTransform",
+    "DetectorUnavailable",
+    "Face",
+    "FaceCrops",
+    "FoundFaces",
+    "crop_face",
+    "crop_faces",
+    "find_faces",
+    "order_faces",
+    "points_in_crop",
+    "select_face",
+]

@@ -1,0 +1,207 @@
+"""Face detectors. Each is optional, imported when opened, and offline: no model is ever downloaded.
+
+A detector is a function (H, W, 3) RGB picture in [0, 1] -> list of faces; DETECTORS holds the functions that open them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..image import comfy_to_bgr
+
+PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")  # preferred first, then any other by name
+# SCRFD at 640 misses faces that fill the picture; insightface 2.x looks at a smaller size too, 0.7 does not.
+INSIGHTFACE_SIZES = (640, 320, 160)
+# Both cascades look at one picture size, so what they find does not depend on the resolution, nor does the time.
+# Sizes, steps and neighbours were chosen on variants of three photographs for few false faces: one of them may be the
+# largest.
+OPENCV_SIDE, OPENCV_STEP, OPENCV_NEIGHBOURS = 800, 1.1, 8
+SKIMAGE_SIDE, SKIMAGE_STEP, SKIMAGE_NEIGHBOURS = 640, 1.2, 6
+WINDOW = 24  # both cascades were trained on windows of 20 to 24 pixels
+SMALLEST_FACE = 0.07  # of the picture's shorter side; smaller ones are mostly false
+
+
+class DetectorUnavailable(Exception):
+    """Why a detector cannot be used here, and what would make it usable."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A face in pixels of its picture; pixel k covers k to k + 1."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom; may reach beyond the picture
+    points: np.ndarray | None  # (5, 2) x, y: eyes, nose, mouth corners, each the picture's left one first
+    score: float | None  # in [0, 1]; None where the detector gives none
+    detector: str  # insightface, opencv, scikit-image, mask, or picture (the whole picture stands for the face)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        left, top, right, bottom = self.box
+        return (left + right) / 2, (top + bottom) / 2
+
+    @property
+    def side(self) -> float:
+        """The longer side of the box."""
+        left, top, right, bottom = self.box
+        return max(right - left, bottom - top)
+
+
+Detector = Callable[[Tensor], list[Face]]
+
+
+def open_insightface(root: Path | None) -> Detector:
+    """root: ComfyUI's models/insightface, which holds models/<pack>/*.onnx."""
+    with optional("insightface"):
+        from insightface.app import FaceAnalysis
+    pack = find_pack(root)
+    try:
+        # An absolute path as the name: insightface 2.x looks for a plain name in the working directory first.
+        analysis = FaceAnalysis(
+            name=str(pack), root=str(root), allowed_modules=["detection"], providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # a damaged file ends in onnxruntime's own exceptions, a pack without detector in assert
+        raise DetectorUnavailable(f"the model pack {pack.name} cannot be loaded ({_short(error)})") from error
+    return lambda image: _detect_insightface(analysis, comfy_to_bgr(image))
+
+
+def find_pack(root: Path | None) -> Path:
+    """The folder of the preferred installed model pack; raises DetectorUnavailable."""
+    if root is None:
+        raise DetectorUnavailable("no folder for its model packs was given")
+    packs = {path.parent.name: path.parent for path in sorted(Path(root).resolve().glob("models/*/*.onnx"))}
+    for name in (*PACKS, *packs):
+        if name in packs:
+            return packs[name]
+    raise DetectorUnavailable(
+        f"no model pack is in {Path(root, 'models')}; put one there, its .onnx files right in a folder like {PACKS[0]}"
+    )
+
+
+def _detect_insightface(analysis, bgr: np.ndarray) -> list[Face]:
+    for size in INSIGHTFACE_SIZES:
+        analysis.prepare(ctx_id=-1, det_size=(size, size))
+        found = analysis.get(bgr)
+        if found:
+            break
+    return [
+        Face(
+            box=tuple(float(edge) for edge in face.bbox),
+            points=None if face.kps is None else np.array(face.kps, dtype=np.float64),
+            score=float(face.det_score),
+            detector="insightface",
+        )
+        for face in found
+    ]
+
+
+def open_opencv(root: Path | None) -> Detector:
+    """The first cascade that is installed; root is not used."""
+    reasons = []
+    for open_cascade in (_open_haar_cascade, _open_lbp_cascade):
+        try:
+            return open_cascade()
+        except DetectorUnavailable as reason:
+            reasons.append(str(reason))
+    raise DetectorUnavailable(f"{'; '.join(reasons)}; install scikit-image, or opencv-python below 5")
+
+
+def _open_haar_cascade() -> Detector:
+    with optional("opencv-python"):
+        import cv2
+    if not hasattr(cv2, "CascadeClassifier"):  # dropped from the opencv-python wheels with 5.0
+        raise DetectorUnavailable("the installed OpenCV has no cascades (they ended with version 4)")
+    path = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt.xml"
+    cascade = cv2.CascadeClassifier(str(path))
+    if cascade.empty():
+        raise DetectorUnavailable(f"OpenCV cannot read {path}")
+
+    def detect(image: Tensor) -> list[Face]:
+        fitted, factor = fit_side(image, OPENCV_SIDE)
+        grey = cv2.cvtColor(comfy_to_bgr(fitted), cv2.COLOR_BGR2GRAY)
+        smallest = smallest_face(grey.shape)
+        found = cascade.detectMultiScale(grey, OPENCV_STEP, OPENCV_NEIGHBOURS, minSize=(smallest, smallest))
+        return square_faces(((x, y, side) for x, y, side, _ in found), factor, "opencv")
+
+    return detect
+
+
+def _open_lbp_cascade() -> Detector:
+    with optional("scikit-image"):
+        from skimage.data import lbp_frontal_face_cascade_filename
+        from skimage.feature import Cascade
+
+        cascade = Cascade(lbp_frontal_face_cascade_filename())
+
+    def detect(image: Tensor) -> list[Face]:
+        fitted, factor = fit_side(image, SKIMAGE_SIDE)
+        rgb = np.ascontiguousarray(comfy_to_bgr(fitted)[..., ::-1])
+        smallest, largest = smallest_face(rgb.shape), min(rgb.shape[:2])
+        if smallest > largest:
+            return []
+        found = cascade.detect_multi_scale(
+            rgb, SKIMAGE_STEP, 1.0, (smallest, smallest), (largest, largest), min_neighbor_number=SKIMAGE_NEIGHBOURS
+        )
+        return square_faces(((box["c"], box["r"], box["width"]) for box in found), factor, "scikit-image")
+
+    return detect
+
+
+@contextmanager
+def optional(package: str) -> Iterator[None]:
+    """Around the imports of a Python package: one that is missing or breaks in any way is DetectorUnavailable."""
+    try:
+        yield
+    except Exception as error:
+        raise DetectorUnavailable(f"cannot import {package} ({_short(error)}), install or repair it") from error
+
+
+def fit_side(image: Tensor, side: int) -> tuple[Tensor, float]:
+    """(H, W, 3) -> the picture with that longer side, and the factor from its pixels to those of the given one."""
+    height, width = image.shape[:2]
+    factor = max(height, width) / side
+    target = (max(1, round(height / factor)), max(1, round(width / factor)))
+    scaled = F.interpolate(image.movedim(-1, 0)[None].float(), target, mode="bilinear", antialias=True)
+    return scaled[0].movedim(0, -1), factor
+
+
+def smallest_face(shape: tuple[int, ...]) -> int:
+    return max(WINDOW, round(min(shape[:2]) * SMALLEST_FACE))
+
+
+def square_faces(squares: Iterable[tuple], factor: float, detector: str) -> list[Face]:
+    """squares: (left, top, side) in the fitted picture -> faces in the given one, without overlapping ones."""
+    boxes = [(x * factor, y * factor, (x + side) * factor, (y + side) * factor) for x, y, side in squares]
+    return suppress_overlaps([Face(tuple(map(float, box)), None, None, detector) for box in boxes])
+
+
+def suppress_overlaps(faces: list[Face], limit: float = 0.5) -> list[Face]:
+    """Of faces that share more than `limit` of the smaller box, keep the largest."""
+    kept = []
+    for face in sorted(faces, key=lambda face: -face.side):
+        if all(_shared(face.box, other.box) <= limit for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _shared(a: tuple, b: tuple) -> float:
+    """The intersection of two boxes over the smaller one's area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return max(0.0, width) * max(0.0, height) / smaller
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+DETECTORS = {  # the user's name -> (insightface's root) -> Detector, best first; raises DetectorUnavailable
+    "insightface": open_insightface,
+    "opencv": open_opencv,
+}

@@ -1,0 +1,68 @@
+"""Layouts and ranges of pictures: the one place where they change.
+
+"comfy" is (B, H, W, C) in [0, 1], "model" is (B, 3, H, W) in [-1, 1], "bgr" is (H, W, 3) uint8 as insightface and
+OpenCV read it. None of these functions changes its input in place.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TO_RGB = {  # channels of a picture -> the same picture with three
+    1: lambda image: image.expand(*image.shape[:-1], 3),
+    3: lambda image: image,
+    4: lambda image: image[..., :3],  # ComfyUI keeps the matte in a mask of its own
+}
+
+
+def to_rgb(image: Tensor) -> Tensor:
+    """(..., H, W, 1, 3 or 4) -> (..., H, W, 3): grey is repeated, alpha dropped."""
+    if image.shape[-1] not in TO_RGB:
+        raise ValueError(f"a picture has 1, 3 or 4 channels in its last dimension, got shape {tuple(image.shape)}")
+    return TO_RGB[image.shape[-1]](image)
+
+
+def comfy_to_model(image: Tensor) -> Tensor:
+    """(B, H, W, 1, 3 or 4) in [0, 1] -> (B, 3, H, W) in [-1, 1]."""
+    _expect(image, 4, "a batch of pictures (B, H, W, C)")
+    return to_rgb(image).movedim(-1, 1) * 2 - 1
+
+
+def model_to_comfy(images: Tensor) -> Tensor:
+    """(B, 3, H, W) around [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
+    _expect_model(images)
+    return ((images + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def comfy_to_bgr(image: Tensor) -> np.ndarray:
+    """One RGB picture (H, W, 1, 3 or 4) in [0, 1] -> (H, W, 3) uint8 BGR."""
+    _expect(image, 3, "one picture (H, W, C)")
+    levels = (to_rgb(image).detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(levels.flip(-1).numpy())
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, 3, size, size) in [-1, 1].
+
+    The longer side is cropped around the centre, so nothing is stretched; then antialiased bicubic, overshoot clamped.
+    """
+    _expect_model(images)
+    if size < 1:
+        raise ValueError(f"the size of a picture is at least 1 pixel, got {size}")
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[..., top : top + side, left : left + side]
+    return F.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _expect_model(images: Tensor) -> None:
+    _expect(images, 4, "a batch of pictures (B, 3, H, W)")
+    if images.shape[1] != 3:
+        raise ValueError(f"expected three channels in dimension 1 (B, 3, H, W), got shape {tuple(images.shape)}")
+
+
+def _expect(image: Tensor, rank: int, what: str) -> None:
+    if image.ndim != rank or 0 in image.shape:
+        raise ValueError(f"expected {what}, got shape {tuple(image.shape)}")

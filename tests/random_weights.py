@@ -1,0 +1,35 @@
+"""Real DSID and MEAF files at random weights, gates opened: what the tests run on where trained weights are not the point."""
+
+from pathlib import Path
+
+import torch
+
+from deepexpo_models.dsid import CONFIGS, DSID, EncoderId, save_dsid
+from deepexpo_models.meaf import MEAF, UNetShape, light_config, save_meaf
+
+DSID_FILE = "deepexpo_dsid_{}.safetensors"
+MEAF_FILE = "deepexpo_meaf_{}_light.safetensors"
+
+
+def write_dsid(folder: Path, config: str, seed: int = 0) -> EncoderId:
+    torch.manual_seed(seed)
+    return save_dsid(Path(folder, DSID_FILE.format(config)), DSID(CONFIGS[config]).half())
+
+
+@torch.no_grad()
+def random_meaf(base: str, dsid: str, encoder: EncoderId, unet: UNetShape | None = None, seed: int = 1) -> MEAF:
+    """Gates at 1 and values large enough that every stream shows."""
+    torch.manual_seed(seed)
+    meaf = MEAF(light_config(f"random-{base}", base, CONFIGS[dsid], encoder, unet))
+    for name, parameter in meaf.named_parameters():
+        if name.endswith(".gate"):
+            parameter.fill_(1.0)
+        elif name.endswith(".to_v.weight"):
+            parameter.normal_(std=0.1)
+    return meaf.eval().requires_grad_(False)
+
+
+def write_meaf(folder: Path, base: str, dsid: str, encoder: EncoderId, unet: UNetShape | None = None) -> Path:
+    path = Path(folder, MEAF_FILE.format(base))
+    save_meaf(path, random_meaf(base, dsid, encoder, unet).half())
+    return path
