@@ -36,7 +36,10 @@ class FaceCrops:
 
 
 def crop_face(
-    image: Tensor, face: Face, scale: float = SCALE, size: int | None = None
+    image: Tensor,
+    face: Face,
+    scale: float = SCALE,
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor, CropTransform]:
     """image (H, W, 1, 3 or 4) in [0, 1] -> crop (S, S, 3) in [0, 1], mask (H, W), transform.
 

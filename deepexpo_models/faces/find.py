@@ -94,7 +94,11 @@ def order_faces(faces: Iterable[Face], order: str, picture_size: tuple[int, int]
 
 
 def select_face(
-    faces: Iterable[Face], index: int, order: str, picture_size: tuple[int, int], name: str = "the image"
+    faces: Iterable[Face],
+    index: int,
+    order: str,
+    picture_size: tuple[int, int],
+    name: str = "the image",
 ) -> Face:
     """The face with that index, from 0, in that order. Raises ValueError which says how many there are."""
     ordered = order_faces(faces, order, picture_size)

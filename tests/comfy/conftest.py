@@ -1,0 +1,53 @@
+"""Fixtures on a real ComfyUI. Without one, every test here is reported as skipped, with the reason."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for `rig`; at the end, so that it hides nothing
+
+from rig import host
+from rig.server import running_server
+
+REASON = host.start()
+
+
+class TestOnComfyUI(pytest.Item):
+    def runtest(self):
+        pytest.skip(REASON)
+
+
+class ModuleWithoutComfyUI(pytest.Module):
+    """Not imported, since a test module may import comfy at its top; its tests are read from the source."""
+
+    def collect(self):
+        for node in ast.walk(ast.parse(self.path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                yield TestOnComfyUI.from_parent(self, name=node.name)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return ModuleWithoutComfyUI.from_parent(parent, path=module_path) if REASON else None
+
+
+def pytest_terminal_summary(terminalreporter):
+    here = "tests/comfy/"
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if here in report.nodeid]
+    if REASON and skipped:
+        terminalreporter.section("no ComfyUI", red=True)
+        terminalreporter.write_line(f"{len(skipped)} tests on a real ComfyUI skipped: {REASON}", red=True)
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """This pack, loaded in this process as ComfyUI loads it: .module, .nodes by id, .submodule(name)."""
+    return host.load_pack()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A ComfyUI server with this pack as its only custom node."""
+    with running_server(tmp_path_factory.mktemp("comfyui")) as started:
+        yield started

@@ -1,0 +1,77 @@
+"""The pack as an artist has it: its nodes by id, called with the defaults that their widgets show."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import random_weights
+from deepexpo_models.dsid import EncoderId
+from deepexpo_models.meaf import UNetShape
+
+from .families import TINY, describe
+from .host import LoadedPack, base_directory, load_pack
+
+DSID_CONFIG = "starter"
+
+
+def tiny_shape(family: str) -> UNetShape:
+    """The U-Net shape of models.tiny_model(family)."""
+    blocks = describe(family).blocks
+    layers = blocks["num_res_blocks"][0]
+    return UNetShape(
+        channels=tuple(TINY.channels * factor for factor in blocks["channel_mult"]),
+        layers=layers,
+        depth=tuple(blocks["transformer_depth"][::layers]),
+        mid_depth=blocks["transformer_depth_middle"],
+        context_width=TINY.context,
+    )
+
+
+@functools.cache
+def weights_folder() -> Path:
+    """models/deepexpo of the in-process ComfyUI, with a random DSID and a random MEAF per tiny family."""
+    folder = base_directory() / "models" / "deepexpo"
+    encoder = write_dsid(folder)
+    for family in ("sd15", "sd2", "sdxl"):
+        random_weights.write_meaf(folder, f"tiny-{family}", DSID_CONFIG, encoder, tiny_shape(family))
+    return folder
+
+
+def write_dsid(folder: Path) -> EncoderId:
+    return random_weights.write_dsid(folder, DSID_CONFIG)
+
+
+@dataclass(frozen=True)
+class Pack:
+    loaded: LoadedPack
+
+    def run(self, node_id: str, **inputs):
+        """Execute a node: its one output, or the tuple of its outputs."""
+        node = self.loaded.nodes[node_id]
+        outputs = node.execute(**{**widget_defaults(node), **inputs}).args
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def dsid(self):
+        weights_folder()
+        return self.run("DeepExPoLoadDSID", dsid_name=random_weights.DSID_FILE.format(DSID_CONFIG))
+
+    def meaf(self, family: str):
+        weights_folder()
+        return self.run("DeepExPoLoadMEAF", meaf_name=random_weights.MEAF_FILE.format(f"tiny-{family}"))
+
+    def module(self, name: str):
+        return self.loaded.submodule(name)
+
+
+def widget_defaults(node) -> dict:
+    schema = node.GET_SCHEMA()
+    return {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+
+
+@functools.cache
+def the_pack() -> Pack:
+    pack = Pack(load_pack())
+    pack.module("nodes.comfy_host.folders").register_folder()
+    return pack
