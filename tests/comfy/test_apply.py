@@ -6,48 +6,10 @@ import weakref
 
 import pytest
 import torch
-from rig.models import conditioning, latents, predict_noise, sample, tiny_model
-from rig.pack import the_pack
+from rig.models import latents
+from studio import OFF, STREAMS, Studio
 
 FAMILIES = ("sd15", "sd2", "sdxl")
-STREAMS = ("identity", "expression", "pose")
-OFF = {f"{stream}_strength": 0.0 for stream in STREAMS}
-WHOLE = {f"{stream}_end_percent": 1.0 for stream in STREAMS}  # every stream to the end, so one call shows all
-
-
-class Studio:
-    """A checkpoint, a MEAF for it, and codes: what most graphs begin with."""
-
-    def __init__(self, family: str):
-        self.family, self.pack = family, the_pack()
-        self.model = tiny_model(family)
-        self.meaf = self.pack.meaf(family)
-        self.dsid = self.pack.dsid()
-        self.positive, self.negative = conditioning(family, 1), conditioning(family, 5)
-        self.identity, self.semantics = self.codes(0)
-
-    def codes(self, seed: int, batch: int = 1):
-        """Codes as the encoders would give them, drawn apart so that every difference shows."""
-        dsid, config = self.pack.module("deepexpo_models.dsid"), self.dsid.config
-        draw = torch.Generator().manual_seed(seed)
-        normal = [torch.randn(batch, width, generator=draw) for width in (config.identity_width, config.expression_width)]
-        turn = dsid.euler_to_matrix(torch.rand(batch, 3, generator=draw) * 60 - 30)
-        identity = dsid.Identity(torch.nn.functional.normalize(normal[0], dim=-1), self.dsid.encoder)
-        place = torch.zeros(batch, 2), torch.zeros(batch, 1)
-        return identity, dsid.Semantics(normal[1], dsid.matrix_to_rotation(turn), *place, self.dsid.encoder)
-
-    def apply(self, model=None, **inputs):
-        given = {"identity": self.identity, "semantics": self.semantics, **inputs}
-        return self.pack.run("DeepExPoApplyMEAF", **{"model": model or self.model, "meaf": self.meaf, **WHOLE, **given})
-
-    def sample(self, model, **settings):
-        settings = {"noise": latents(), **settings}
-        return sample(model, self.positive, self.negative, **settings)
-
-    def noise(self, model, timestep: int = 500, noisy=None):
-        return predict_noise(model, latents() if noisy is None else noisy, timestep, self.positive)
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def studio(request) -> Studio:
     return Studio(request.param)
@@ -220,16 +182,31 @@ def test_tokens_are_projected_once_and_streams_decided_once_per_step(sd15, monke
     assert counts == {"project": 16 * len(STREAMS) * 2, "at_sigma": 5}  # cond and uncond
 
 
-def test_effect_does_not_depend_on_resolution(studio):
-    """The streams' addition at twice the size, same picture: within 5% (the printed formula keeps a quarter)."""
-    small = latents(height=16, width=16)
-    large = torch.nn.functional.interpolate(small, scale_factor=2, mode="nearest")
+def test_effect_does_not_depend_on_resolution(studio, monkeypatch):
+    """What the streams add at the sites, on the model's own queries, at twice the size: within 5%. The printed formula,
+    on the same queries and its one token, keeps a quarter."""
+    patch, fusion = studio.pack.module("nodes.comfy_host.patch"), studio.pack.module("deepexpo_models.meaf.fusion")
+    fuse, model = patch.fuse, studio.apply()
 
-    def effect(noisy):
-        added = studio.noise(studio.apply(), noisy=noisy) - studio.noise(studio.model, noisy=noisy)
-        return added.square().mean().sqrt().item()
+    def effects(scale: int) -> tuple[float, float]:
+        ours, printed = [], []
 
-    assert effect(large) == pytest.approx(effect(small), rel=0.05)
+        def spied(text, query, heads, streams, name):
+            out = fuse(text, query, heads, streams, name)
+            token = [x[:, :1] for x in (streams[0].tokens.key, streams[0].tokens.value)]
+            paper = fusion.paper_attention(query, *token, streams[0].tokens.null_logit, heads) / query.shape[1]
+            ours.append((out - text).square().mean().sqrt())
+            printed.append(paper.square().mean().sqrt())
+            return out
+
+        monkeypatch.setattr(patch, "fuse", spied)
+        noisy = torch.nn.functional.interpolate(latents(height=16, width=16), scale_factor=scale, mode="nearest")
+        studio.noise(model, noisy=noisy)
+        return torch.stack(ours).mean().item(), torch.stack(printed).mean().item()
+
+    (small, small_printed), (large, large_printed) = effects(1), effects(2)
+    assert large == pytest.approx(small, rel=0.05)
+    assert large_printed < small_printed / 2
 
 
 def test_another_base_family_is_refused(studio):

@@ -118,7 +118,7 @@ def _import_from_folder(folder: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _not_importable_from(folder: Path) -> Iterator[None]:
-    """A user's Python does not look into the pack's folder, but pytest's does: an absolute import must fail here too."""
+    """Pytest's Python looks into the pack's folder, a user's does not: absolute imports must fail here too."""
     before = sys.path[:]
     sys.path[:] = [entry for entry in before if Path(entry).resolve() != folder.resolve()]
     try:

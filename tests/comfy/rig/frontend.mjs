@@ -1,0 +1,70 @@
+// Open a workflow (UI format) in the real frontend: what it complains about, its API format, a screenshot.
+// node frontend.mjs <server URL> <workflow.json> <folder for api.json, report.json and screenshot.png>
+// PLAYWRIGHT_CORE: folder that holds node_modules/playwright-core. CHROMIUM: the browser (/usr/bin/chromium).
+import { mkdtempSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const FLAGS = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
+];
+const READY_MS = 120_000;
+
+function playwright() {
+  const root = resolve(process.env.PLAYWRIGHT_CORE ?? ".");
+  return createRequire(join(root, "package.json"))("playwright-core");
+}
+
+function collectConsole(page) {
+  const errors = [];
+  page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+  page.on("pageerror", (error) => errors.push(String(error)));
+  return errors;
+}
+
+// Everything below runs inside the page.
+async function openWorkflow(workflow) {
+  const app = window.app;
+  await app.loadGraphData(workflow);
+  await new Promise((done) => setTimeout(done, 2000));
+  const known = window.LiteGraph.registered_node_types;
+  const missing = app.graph.nodes.filter((node) => !(node.type in known)).map((node) => node.type);
+  const dialogs = [...document.querySelectorAll("[role=dialog], .p-dialog, .comfy-modal")]
+    .filter((element) => element.offsetParent !== null)
+    .map((element) => element.innerText.trim().slice(0, 2000));
+  const { output } = await app.graphToPrompt();
+  return { missing: [...new Set(missing)], dialogs, nodes: app.graph.nodes.length, api: output };
+}
+
+async function inspect(page, url, workflow) {
+  await page.goto(url, { waitUntil: "load", timeout: READY_MS });
+  await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types?.KSampler,
+    null, { timeout: READY_MS });
+  await page.waitForTimeout(3000); // the frontend loads its own default workflow and its first-run dialogs
+  await page.keyboard.press("Escape");
+  await page.waitForTimeout(500);
+  return page.evaluate(openWorkflow, workflow);
+}
+
+async function main([url, workflowFile, outputFolder]) {
+  const profile = mkdtempSync(join(tmpdir(), "frontend-"));
+  const context = await playwright().chromium.launchPersistentContext(profile, {
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS, viewport: { width: 1600, height: 900 },
+  });
+  try {
+    const page = context.pages()[0] ?? await context.newPage();
+    const errors = collectConsole(page);
+    const { api, ...found } = await inspect(page, url, JSON.parse(readFileSync(workflowFile, "utf8")));
+    mkdirSync(outputFolder, { recursive: true });
+    await page.screenshot({ path: join(outputFolder, "screenshot.png") });
+    writeFileSync(join(outputFolder, "api.json"), JSON.stringify(api, null, 2) + "\n");
+    writeFileSync(join(outputFolder, "report.json"), JSON.stringify({ ...found, errors }, null, 2) + "\n");
+  } finally {
+    await context.close();
+    rmSync(profile, { recursive: true, force: true });
+  }
+}
+
+await main(process.argv.slice(2));
