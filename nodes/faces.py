@@ -56,10 +56,9 @@ class CropFace(io.ComfyNode):
     @classmethod
     def execute(cls, image, detector, face_index, order, scale, mask=None) -> io.NodeOutput:
         found = crop_faces(image, detector, face_index, order, scale, SIZE, mask, insightface_root())
-        notes = list(dict.fromkeys(found.notes))
-        for note in notes:
+        for note in found.notes:
             logger.info("DeepExPo: %s", note)
-        return io.NodeOutput(found.crops, found.masks, min(found.counts), ui={"text": notes})
+        return io.NodeOutput(found.crops, found.masks, min(found.counts), ui={"text": list(found.notes)})
 
 
 NODES = (CropFace,)

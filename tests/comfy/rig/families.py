@@ -86,10 +86,13 @@ def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> T
     What is added to a skip is halved, as trained networks add less than they carry: otherwise the 70 transformer
     blocks of SDXL amplify fp32 rounding to 1e-5.
     """
-    weight = torch.randn(shape, generator=generator)
-    if len(shape) < 2:
-        return weight * 0.05 + (1 if name.endswith("weight") else 0)
-    return weight * shape[1:].numel() ** -0.5 * (0.5 if name.endswith(RESIDUALS) else 1)
+    return scaled(name, torch.randn(shape, generator=generator))
+
+
+def scaled(name: str, noise: Tensor) -> Tensor:
+    if noise.dim() < 2:
+        return noise * 0.05 + (1 if name.endswith("weight") else 0)
+    return noise * noise.shape[1:].numel() ** -0.5 * (0.5 if name.endswith(RESIDUALS) else 1)
 
 
 def randomise(module: nn.Module, seed: int) -> None:

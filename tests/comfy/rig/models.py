@@ -1,36 +1,61 @@
-"""Tiny real models: ComfyUI's U-Nets at random weights, and the diffusers twin that holds the same weights."""
+"""Real models at random weights: ComfyUI's U-Nets, tiny or full-size, and the diffusers twin that holds the same weights."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .families import TINY, describe, randomise
+from .families import TINY, Widths, describe, randomise, scaled
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from diffusers import UNet2DConditionModel
 
+DRAWN = 1_000_003  # prime, so that no row of a weight repeats another
 Conditioning = list  # ComfyUI's: [[tokens (B, N, D), {"pooled_output": (B, P)}], ...]
 
 
-def tiny_model(family: str, seed: int = 0) -> ModelPatcher:
-    """What a checkpoint loader gives as MODEL, at 32 channels, on the CPU in fp32."""
+def bare_model(family: str, widths: Widths, dtype: torch.dtype = torch.float32) -> ModelPatcher:
+    """What a checkpoint loader gives as MODEL, on the CPU. Its weights are not set, and take no memory until they are."""
     from comfy.model_patcher import ModelPatcher
 
     cpu = torch.device("cpu")
-    model = describe(family).model_config(TINY).get_model({}, device=cpu)
-    randomise(model.diffusion_model, seed)
+    model = describe(family).model_config(widths, dtype).get_model({}, device=cpu)
     return ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
 
 
-def conditioning(family: str, seed: int = 1, batch: int = 1, tokens: int = 77) -> Conditioning:
-    """What a text encoder gives as CONDITIONING for tiny_model(family)."""
+def tiny_model(family: str, seed: int = 0) -> ModelPatcher:
+    """At 32 channels in fp32, with random weights."""
+    model = bare_model(family, TINY)
+    randomise(model.model.diffusion_model, seed)
+    return model
+
+
+def full_model(family: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> ModelPatcher:
+    """At the real widths. The weights repeat one draw: SDXL has 2.6 G of them, which take minutes to draw apart."""
+    model = bare_model(family, describe(family).full, dtype)
+    repeat_draw(model.model.diffusion_model, torch.randn(DRAWN, generator=torch.Generator().manual_seed(seed)).to(dtype))
+    return model
+
+
+@torch.no_grad()
+def repeat_draw(module: nn.Module, draw: Tensor) -> None:
+    """Every weight begins elsewhere in the draw, so that no two are alike."""
+    start = 0
+    for name, parameter in module.named_parameters():
+        count = parameter.numel()
+        noise = draw.roll(-start).repeat(-(-count // len(draw)))[:count]
+        parameter.copy_(scaled(name, noise.view_as(parameter)))
+        start = (start + count) % len(draw)
+
+
+def conditioning(family: str, seed: int = 1, batch: int = 1, tokens: int = 77, widths: Widths = TINY) -> Conditioning:
+    """What a text encoder gives as CONDITIONING for a model of these widths."""
     generator = torch.Generator().manual_seed(seed)
-    context = torch.randn(batch, tokens, TINY.context, generator=generator)
-    pooled = torch.randn(batch, TINY.pooled, generator=generator)
+    context = torch.randn(batch, tokens, widths.context, generator=generator)
+    pooled = torch.randn(batch, widths.pooled, generator=generator)
     return [[context, {"pooled_output": pooled if describe(family).pooled else None}]]
 
 

@@ -1,0 +1,77 @@
+"""The laws once at the real sizes: SD1.5, SD2 and SDXL with a light MEAF for the base DSID, all at random weights."""
+
+import gc
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import random_weights
+import torch
+from rig.families import FAMILIES
+from rig.models import bare_model, conditioning, full_model, latents, predict_noise
+from rig.pack import the_pack, weights_folder
+from test_apply import OFF, STREAMS, Studio
+
+SITES = {"sd15": 16, "sd2": 16, "sdxl": 70}
+PARAMETERS = {"sd15": 44_456_288, "sd2": 51_571_680, "sdxl": 479_956_132}
+
+
+class FullStudio(Studio):
+    """Real widths, bf16 (the fastest here), MEAF stored in fp16 and read from its file."""
+
+    def __init__(self, family: str):
+        self.family, self.pack = family, the_pack()
+        library = self.pack.module("deepexpo_models.dsid")
+        self.dsid = SimpleNamespace(config=library.CONFIGS["base"], encoder=library.EncoderId("base", "b" * 64))
+        self.meaf = self._written_and_loaded()
+        self.model = full_model(family)
+        self.positive = conditioning(family, widths=FAMILIES[family].full)
+        self.identity, self.semantics = self.codes(0)
+
+    def _written_and_loaded(self):
+        path = random_weights.write_meaf(weights_folder(), self.family, "base", self.dsid.encoder)
+        try:
+            return self.pack.run("DeepExPoLoadMEAF", meaf_name=path.name)
+        finally:
+            path.unlink()
+
+    def noise(self, model):
+        return predict_noise(model, latents(height=16, width=16), 500, self.positive)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def studio(request):
+    import comfy.model_management
+
+    yield FullStudio(request.param)
+    comfy.model_management.unload_all_models()
+    gc.collect()
+
+
+def test_every_stream_reaches_every_site_and_strength_zero_is_bit_equal(studio, monkeypatch):
+    run, calls = studio.pack.module("nodes.comfy_host.sampling").SamplingRun, Counter()
+    fused = run.fused
+    monkeypatch.setattr(run, "fused", lambda *a: (calls.update([(a[1].name, a[2])]), fused(*a))[1])
+
+    base, patched = studio.noise(studio.model), studio.noise(studio.apply())
+    assert calls == Counter((stream, site) for stream in STREAMS for site in studio.meaf.model.sites)
+    assert len(studio.meaf.model.sites) == SITES[studio.family]
+
+    effect = (patched - base).std() / base.std()
+    print(f"{studio.family}: epsilon of deviation {base.std():.2f}, changed by {effect:.2f} of it")
+    assert patched.isfinite().all() and effect > 0.01
+    assert torch.equal(studio.noise(studio.apply(**OFF)), base)
+
+
+def test_the_meaf_has_its_published_size(studio):
+    parameters = list(studio.meaf.model.parameters())
+    assert sum(parameter.numel() for parameter in parameters) == PARAMETERS[studio.family]
+    assert {parameter.dtype for parameter in parameters} == {torch.float16}
+
+
+def test_other_base_families_are_refused_by_name(studio):
+    """SD1.5 and SD2 have the same layers at the same widths: only the text embedding tells them apart."""
+    for other in FAMILIES.keys() - {studio.family}:
+        sentence = f"'random-{studio.family}' is for {studio.family} models, the connected model is {other};"
+        with pytest.raises(ValueError, match=sentence):
+            studio.apply(bare_model(other, FAMILIES[other].full))

@@ -1,0 +1,165 @@
+"""The nodes as ComfyUI shows them and as it calls them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import random_weights
+import torch
+from rig.pack import DSID_CONFIG, the_pack, weights_folder
+
+ROOT = Path(__file__).parents[2]
+IDS = {
+    "DeepExPoLoadDSID", "DeepExPoLoadMEAF", "DeepExPoCropFace", "DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics",
+    "DeepExPoApplyMEAF", "DeepExPoCombineSemantics", "DeepExPoBlendSemantics", "DeepExPoBlendIdentities", "DeepExPoReenact",
+    "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pack():
+    return the_pack()
+
+
+@pytest.fixture(scope="module")
+def dsid(pack):
+    return pack.dsid()
+
+
+def picture(seed: int, batch: int = 1):
+    return torch.rand(batch, 48, 64, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_ids_are_permanent(pack):
+    assert set(pack.loaded.nodes) == IDS
+
+
+def test_everything_has_a_tooltip_and_a_help_page(pack):
+    for node_id, node in pack.loaded.nodes.items():
+        schema = node.GET_SCHEMA()
+        assert schema.category == "DeepExPo" and schema.description and schema.display_name
+        for socket in (*schema.inputs, *schema.outputs):
+            assert socket.tooltip and len(socket.tooltip) > 10, (node_id, socket.id)
+        page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text()
+        named = [i.id for i in schema.inputs if not i.id.endswith(("_strength", "_percent"))]
+        assert not [name for name in named if name not in page], node_id
+
+
+def test_folder_lists_files_of_the_kind_first(pack, dsid):
+    folders = pack.module("nodes.comfy_host.folders")
+    (weights_folder() / "not_ours.safetensors").write_bytes(b"nothing")
+    import folder_paths
+
+    folder_paths.filename_list_cache.clear()
+    kinds = {kind: folders.weight_names(kind) for kind in ("dsid", "meaf")}
+    (weights_folder() / "not_ours.safetensors").unlink()
+    assert "dsid" in kinds["dsid"][0] and "meaf" in kinds["meaf"][0]
+    assert sorted(kinds["dsid"]) == sorted(kinds["meaf"]) and "not_ours.safetensors" in kinds["dsid"]
+
+
+def test_wrong_files_are_refused_in_one_sentence(pack, dsid):
+    with pytest.raises(ValueError, match="holds meaf data, expected dsid: it belongs into Load MEAF"):
+        pack.run("DeepExPoLoadDSID", dsid_name=random_weights.MEAF_FILE.format("tiny-sd15"))
+    with pytest.raises(ValueError, match="holds dsid data, expected meaf: it belongs into Load DSID"):
+        pack.run("DeepExPoLoadMEAF", meaf_name=random_weights.DSID_FILE.format(DSID_CONFIG))
+    with pytest.raises(ValueError, match="is in none of the deepexpo model folders"):
+        pack.run("DeepExPoLoadDSID", dsid_name="gone.safetensors")
+
+
+def test_identity_averages_photos_and_semantics_does_not(pack, dsid):
+    photos = picture(0, batch=3)
+    identity = pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=photos)
+    assert identity.embedding.shape == (1, dsid.config.identity_width)
+    assert identity.embedding.norm().item() == pytest.approx(1, abs=1e-5)
+    singles = [pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=photo[None]).embedding for photo in photos]
+    mean = torch.nn.functional.normalize(torch.cat(singles).mean(0, keepdim=True), dim=-1)
+    torch.testing.assert_close(identity.embedding, mean, atol=1e-5, rtol=1e-4)
+    semantics = pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=photos)
+    assert (semantics.expression.shape, semantics.rotation.shape) == ((3, dsid.config.expression_width), (3, 6))
+    assert (semantics.translation.shape, semantics.log_scale.shape) == ((3, 2), (3, 1))
+
+
+def test_long_batches_are_encoded_in_parts(pack, dsid):
+    pictures = picture(1, batch=35)
+    whole = pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=pictures)
+    one = pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=pictures[34:])
+    torch.testing.assert_close(whole.expression[34:], one.expression, atol=1e-4, rtol=1e-4)
+
+
+def test_combine_blend_and_reenact(pack, dsid):
+    a, b = (pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=picture(seed)) for seed in (1, 2))
+    both = pack.run("DeepExPoCombineSemantics", expression_from=a, pose_from=b)
+    assert torch.equal(both.expression, a.expression) and torch.equal(both.rotation, b.rotation)
+    half = pack.run("DeepExPoBlendSemantics", a=a, b=b)
+    torch.testing.assert_close(half.expression, (a.expression + b.expression) / 2)
+    relative = pack.run("DeepExPoBlendSemantics", a=a, b=b, factor=1.0, neutral=a)
+    torch.testing.assert_close(relative.expression, b.expression)
+    people = [pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=picture(seed)) for seed in (3, 4)]
+    between = pack.run("DeepExPoBlendIdentities", a=people[0], b=people[1], factor=0.0)
+    torch.testing.assert_close(between.embedding, people[0].embedding)
+    clip = pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=picture(5, batch=3))
+    images = pack.run("DeepExPoReenact", dsid=dsid, identity=people[0], semantics=clip)
+    size = dsid.config.image_size
+    assert images.shape == (3, size, size, 3) and 0 <= images.min() and images.max() <= 1
+
+
+def test_reenact_refuses_what_it_cannot_align(pack, dsid):
+    module = pack.module("deepexpo_models.dsid")
+    identity = pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=picture(3))
+    two = module.Identity(identity.embedding.repeat(2, 1), identity.encoder)
+    clip = pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=picture(5, batch=3))
+    with pytest.raises(ValueError, match="2 identities cannot be aligned with 3 semantics"):
+        pack.run("DeepExPoReenact", dsid=dsid, identity=two, semantics=clip)
+    foreign = module.Identity(identity.embedding, module.EncoderId("somebody-elses", "f" * 64))
+    with pytest.raises(ValueError, match=r"'starter'.*'somebody-elses'"):
+        pack.run("DeepExPoReenact", dsid=dsid, identity=foreign, semantics=clip)
+
+
+@pytest.mark.parametrize("kind", ["Identity", "Semantics"])
+def test_save_and_load(pack, dsid, kind):
+    code = pack.run(f"DeepExPoEncode{kind}", dsid=dsid, image=picture(6, batch=2))
+    name = pack.run(f"DeepExPoSave{kind}", **{kind.lower(): code})
+    again = pack.run(f"DeepExPoSave{kind}", **{kind.lower(): code})
+    assert name != again and name.startswith(f"deepexpo/{kind.lower()}_00001_.safetensors")
+    node = pack.loaded.nodes[f"DeepExPoLoad{kind}"]
+    listed = node.GET_SCHEMA().inputs[0].options
+    assert name in pack.module("nodes.comfy_host.folders").code_names(kind.lower()) and isinstance(listed, list)
+    assert node.validate_inputs(name) is True
+    loaded = pack.run(f"DeepExPoLoad{kind}", name=name)
+    for field, value in vars(code).items():
+        assert torch.equal(getattr(loaded, field), value) if torch.is_tensor(value) else getattr(loaded, field) == value
+    other = {"Identity": "Semantics", "Semantics": "Identity"}[kind]
+    with pytest.raises(ValueError, match=f"belongs into Load {kind}"):
+        pack.run(f"DeepExPoLoad{other}", name=name)
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "../../secret.safetensors", "deepexpo/none.safetensors [output]"])
+def test_unknown_codes_are_refused_before_running(pack, name):
+    answer = pack.loaded.nodes["DeepExPoLoadIdentity"].validate_inputs(name)
+    assert isinstance(answer, str) and name.split(" ")[0] in answer
+
+
+def test_crop_face(pack):
+    crop, mask, found = pack.run("DeepExPoCropFace", image=picture(7, batch=2), detector="none", order="largest")
+    assert crop.shape == (2, 512, 512, 3) and mask.shape == (2, 48, 64) and found == 0
+    region = torch.zeros(1, 48, 64)
+    region[:, 10:20, 30:40] = 1
+    cropped, mask, _ = pack.run("DeepExPoCropFace", image=picture(7), detector="none", order="largest", mask=region)
+    assert 0 < mask.sum() <= region.sum() and (mask * (1 - region)).sum() == 0
+    assert not torch.equal(cropped, crop[:1])
+
+
+def test_crop_face_names_the_picture_without_a_face(pack):
+    pytest.importorskip("skimage", reason="no face detector is installed")
+    with pytest.raises(ValueError, match="image 1 of 2"):
+        pack.run("DeepExPoCropFace", image=torch.zeros(2, 64, 64, 3), detector="auto", order="largest")
+
+
+def test_workflows_use_core_nodes_and_ours(pack):
+    import nodes
+
+    core = set(nodes.NODE_CLASS_MAPPINGS)
+    for path in (ROOT / "workflows" / "api").glob("*.json"):
+        used = {node["class_type"] for node in json.loads(path.read_text()).values()}
+        extras = {"SolidMask", "MaskComposite"}  # core, from comfy_extras, which is loaded by the server only
+        assert used <= core | IDS | extras, path.name
