@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .config import DEFAULT_SETTINGS
-from .fusion import resize_mask
+from .fusion import join_heads, resize_mask, split_heads
 from .model import MEAF, FusedStream, fuse
 from .sites import require_family
 
@@ -16,7 +16,8 @@ from .sites import require_family
 class Conditions:
     """What the streams act with; set by `AttachedMEAF.condition`, read by every layer.
 
-    tokens: stream -> (B or 1, N, D); strengths: stream -> float; masks: stream -> (B or 1, H, W) in [0, 1].
+    tokens: stream -> (B or 1, N, D); strengths: stream -> float; masks: stream -> (B or 1, H, W) in [0, 1], in the
+    proportions of the latents: a processor is not told height and width.
     """
 
     tokens: dict[str, Tensor] = field(default_factory=dict)
@@ -76,15 +77,13 @@ class MEAFProcessor:
 
     def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_) -> Tensor:
         query = attn.to_q(hidden_states)
-        heads = [
-            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for x in (query, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
-        ]
+        key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+        heads = [split_heads(x, attn.heads) for x in (query, key, value)]
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, heads[1].shape[2], len(query))
             attention_mask = attention_mask.unflatten(0, (len(query), attn.heads))
         text = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=attention_mask, scale=attn.scale)
-        fused = fuse(text.transpose(1, 2).flatten(2), query, attn.heads, self._streams(query), self.meaf.config.fusion)
+        fused = fuse(join_heads(text), query, attn.heads, self._streams(query), self.meaf.config.fusion)
         return attn.to_out[1](attn.to_out[0](fused)) / attn.rescale_output_factor
 
     def _streams(self, query: Tensor) -> list[FusedStream]:
@@ -103,6 +102,11 @@ class MEAFProcessor:
         mask = self.conditions.masks.get(name)
         if mask is None:
             return None
-        scale = (query.shape[1] / (mask.shape[-2] * mask.shape[-1])) ** 0.5
-        height = round(mask.shape[-2] * scale)
-        return resize_mask(mask, height, query.shape[1] // height).to(query)
+        length, (height, width) = query.shape[1], mask.shape[-2:]
+        rows = max(1, round(height * (length / (height * width)) ** 0.5))
+        if length % rows or abs(rows * width - (length // rows) * height) > max(height, width):
+            raise ValueError(
+                f"a mask of {height} x {width} does not fit the {length} positions of {self.site}; "
+                f"give masks in the proportions of the latents"
+            )
+        return resize_mask(mask, rows, length // rows).to(query)

@@ -8,6 +8,7 @@ A null key with a learned logit and the value zero makes even a one-token stream
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -16,11 +17,11 @@ def token_attention(query: Tensor, key: Tensor, value: Tensor, null_logit: Tenso
 
     Explicit rather than through a fused kernel: N is below 20, and the softmax must be float32 whatever the model's dtype.
     """
-    query, key, value = (_split_heads(x, heads) for x in (query, key, value))
+    query, key, value = (split_heads(x, heads) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, L, N)
     null = null_logit.float().expand(*scores.shape[:-1], 1)
     weights = torch.cat([scores.float(), null], dim=-1).softmax(dim=-1)[..., :-1]
-    return _join_heads(weights.to(value) @ value)
+    return join_heads(weights.to(value) @ value)
 
 
 def paper_attention(query: Tensor, key: Tensor, value: Tensor, null_logit: Tensor, heads: int) -> Tensor:
@@ -31,10 +32,10 @@ def paper_attention(query: Tensor, key: Tensor, value: Tensor, null_logit: Tenso
         raise ValueError(
             f"fusion 'paper' is defined for one token per stream, this stream has {key.shape[1]}; use 'tokens'"
         )
-    query, key, value = (_split_heads(x, heads) for x in (query, key, value))
+    query, key, value = (split_heads(x, heads) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     weights = scores.float().softmax(dim=-2) * query.shape[-2]
-    return _join_heads(weights.to(value) @ value)
+    return join_heads(weights.to(value) @ value)
 
 
 FUSIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]] = {
@@ -48,9 +49,11 @@ def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(mask[:, None].float(), (height, width), mode="area").flatten(2).mT
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, L, d)
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, H * d) -> (B, H, L, d)."""
+    return rearrange(x, "b l (h d) -> b h l d", h=heads)
 
 
-def _join_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, L, C)
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, L, d) -> (B, L, H * d)."""
+    return rearrange(x, "b h l d -> b l (h d)")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+
 from rig.models import conditioning, latents, predict_noise, sample, tiny_model
 from rig.pack import the_pack, weights_folder
 

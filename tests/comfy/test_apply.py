@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+
 from rig.models import latents
 from studio import OFF, STREAMS, Studio
 
@@ -89,7 +90,7 @@ def test_batch_of_codes_is_aligned_with_the_latents(studio):
 
 
 def test_codes_that_fit_no_batch_are_refused_in_one_sentence(sd15):
-    identity, semantics = sd15.codes(3, batch=3)
+    identity, _ = sd15.codes(3, batch=3)
     with pytest.raises(ValueError, match="3 codes for 2 latents"):
         sd15.sample(sd15.apply(identity=identity, semantics=None), noise=latents(batch=2))
     with pytest.raises(ValueError, match="3 identities cannot be aligned with 2 semantics"):
@@ -221,7 +222,7 @@ def test_a_transformer_is_refused(sd15):
 
     model = sd15.model.clone()
     model.add_object_patch("diffusion_model", Flux())
-    with pytest.raises(ValueError, match="works on SD1.5, SD2.x and SDXL U-Nets, the connected model is a Flux"):
+    with pytest.raises(ValueError, match=r"works on SD1\.5, SD2\.x and SDXL U-Nets, the connected model is a Flux"):
         sd15.apply(model)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rig.models import latents
 from studio import Studio
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import random_weights
 import torch
+
+import random_weights
 from rig.pack import DSID_CONFIG, the_pack, weights_folder
 
 ROOT = Path(__file__).parents[2]

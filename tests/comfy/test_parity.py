@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from rig.models import diffusers_twin, latents, predict_noise, twin_noise
-from studio import Studio
 
 import random_weights
 from deepexpo_models.meaf import load_meaf
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
+from rig.models import diffusers_twin, latents, predict_noise, twin_noise
+from studio import Studio
 
 
 @pytest.mark.parametrize("mask", [None, "left"])

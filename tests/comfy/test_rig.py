@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from rig import host
 from rig.families import FAMILIES
 from rig.models import conditioning, diffusers_twin, latents, predict_noise, sample, tiny_model, twin_noise

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rig.families import TINY, describe, randomise
 from rig.models import conditioning, latents, predict_noise
 from studio import OFF, Studio

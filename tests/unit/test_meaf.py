@@ -130,6 +130,11 @@ def test_masks(unet, meaf):
     assert not torch.equal(masked(half), masked(half.flip(-1)))
 
 
+def test_a_mask_of_other_proportions_is_refused(unet, meaf):
+    with pytest.raises(ValueError, match="in the proportions of the latents"):
+        run(unet, meaf, tokens=tokens(meaf), masks={"identity": torch.ones(1, 64, 100)})
+
+
 @torch.no_grad()
 def test_batch_rows_keep_their_codes(unet, meaf):
     pair = tokens(meaf, batch=2)

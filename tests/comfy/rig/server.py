@@ -49,6 +49,11 @@ class Server:
             raise RuntimeError(_failure(entry))
         return entry
 
+    def free_memory(self) -> None:
+        """Unload models and forget results, so that the next prompt is computed from its first node."""
+        self._post("free", b'{"unload_models": true, "free_memory": true}', "application/json")
+        time.sleep(0.5)  # the worker looks at it when it wakes; a prompt posted at once could be taken first
+
     def pictures(self, entry: dict) -> list[bytes]:
         """The files of every picture that a history entry shows, in the order of the node ids and batches."""
         outputs = [entry["outputs"][node] for node in sorted(entry["outputs"], key=_by_number)]

@@ -1,0 +1,53 @@
+"""Every workflow, and the main job, through the HTTP API of a real server, on full-size random checkpoints."""
+
+import pytest
+
+import main_job
+from rig.graphs import WORKFLOWS, decode, read_workflow, small, upload_photos, values, write_models
+from rig.server import running_server
+
+NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+SIZE, STEPS = 64, 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    write_models(base, [read_workflow(name) for name in NAMES])
+    with running_server(base) as started:
+        yield started
+
+
+def test_there_are_at_least_five():
+    assert len(NAMES) >= 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs(server, name):
+    graph = small(read_workflow(name), SIZE, STEPS)
+    upload_photos(server, graph)
+    server.free_memory()
+    pictures = [decode(picture) for picture in server.pictures(server.post_prompt(graph, timeout=900))]
+    latents = sum(values(graph, "EmptyLatentImage", "batch_size"))
+    previews = sum(picture.shape[:2] == (256, 256) for picture in pictures)
+    assert len(pictures) - previews == latents
+    assert all(picture.std() > 1 for picture in pictures if picture.shape[:2] != (256, 256))
+    assert latents or previews
+
+
+def test_main_job(server):
+    graph = small(read_workflow("sd15_identity_reference_prompt"), main_job.SIZE, main_job.STEPS)
+    upload_photos(server, graph)
+    pictures = {case: main_job.timed(server, case, changed) for case, changed in main_job.cases(graph).items()}
+    assert main_job.report(main_job.check(pictures))
+
+
+def test_an_error_is_one_sentence_on_the_node(server):
+    graph = small(read_workflow("sd15_identity_reference_prompt"), SIZE, STEPS)
+    upload_photos(server, graph)
+    for node in graph.values():
+        if node["class_type"] == "DeepExPoLoadMEAF":
+            node["inputs"]["meaf_name"] = "deepexpo_meaf_sdxl_light.safetensors"
+    sentence = r"\(DeepExPoApplyMEAF\): ValueError: MEAF 'random-sdxl' is for sdxl models, the connected model is sd15;"
+    with pytest.raises(RuntimeError, match=sentence):
+        server.post_prompt(graph, timeout=300)
