@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,8 @@ TOKENS = {
 }
 BASE, OURS, PLAIN = "unpatched", "Apply MEAF, {}", "projecting each step, {}"
 LIGHT = OURS.format("light (4 + 8 + 4)")
-ROUNDS, STEPS = 6, 3
+TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))
+ROUNDS, STEPS, REPEATS = 4, 3, 3
 MB = 2**20
 
 # What a user's ComfyUI does at start. Not in this process, and not importing this module: it has loaded the library already.
@@ -153,11 +155,34 @@ def step_flops(bench: Bench, model, steps: int = 2) -> list[int]:
     return [after - before for before, after in pairwise(totals)]
 
 
-def step_seconds(bench: Bench, model) -> list[float]:
-    """Of the steps after the first."""
+def step_seconds(bench: Bench, model) -> list[tuple[float, float]]:
+    """Of each step after the first: seconds in all, and of these in the streams' own code."""
     marks = []
-    bench.sample(model, STEPS, lambda: marks.append(time.perf_counter()))
-    return [after - before for before, after in pairwise(marks)]
+    with time_of_streams(bench) as spent:
+        bench.sample(model, STEPS, lambda: marks.append((time.perf_counter(), sum(spent))))
+    return [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]
+
+
+@contextmanager
+def time_of_streams(bench: Bench):
+    """A list that collects the seconds inside our attention replacement, less those of the text attention in it."""
+    call, spent = bench.pack.module("nodes.comfy_host.patch").FusedCall, []
+    whole, text = call.__call__, call._text
+
+    def timed(method, sign):
+        def measure(*args):
+            began = time.perf_counter()
+            result = method(*args)
+            spent.append(sign * (time.perf_counter() - began))
+            return result
+
+        return measure
+
+    call.__call__, call._text = timed(whole, 1), timed(text, -1)
+    try:
+        yield spent
+    finally:
+        call.__call__, call._text = whole, text
 
 
 def projected_bytes(bench: Bench, model) -> int:
@@ -175,3 +200,169 @@ def projected_bytes(bench: Bench, model) -> int:
     watched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "benchmark", watch)
     bench.sample(watched, 1, lambda: None)
     return found[-1]
+
+
+def encoder_milliseconds(config: str) -> list[list]:
+    """Rows of (what, one picture, per picture of eight), through the nodes."""
+    pack = the_pack()
+    random_weights.write_dsid(weights_folder(), config)
+    dsid = pack.run("DeepExPoLoadDSID", dsid_name=random_weights.DSID_FILE.format(config))
+    photos = torch.rand(8, dsid.config.image_size, dsid.config.image_size, 3)
+    person = pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=photos)
+
+    def semantics(images):
+        return pack.run("DeepExPoEncodeSemantics", dsid=dsid, image=images)
+
+    codes = {1: semantics(photos[:1]), 8: semantics(photos)}
+    calls = {
+        "Encode Identity": lambda n: pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=photos[:n]),
+        "Encode Semantics": lambda n: semantics(photos[:n]),
+        "Reenact": lambda n: pack.run("DeepExPoReenact", dsid=dsid, identity=person, semantics=codes[n]),
+    }
+    return [[f"{name}, {config}", *(spread(milliseconds(call, n), 0) for n in (1, 8))] for name, call in calls.items()]
+
+
+def milliseconds(call: Callable, pictures: int) -> list[float]:
+    call(pictures)
+    found = []
+    for _ in range(9):
+        began = time.perf_counter()
+        call(pictures)
+        found.append(1e3 * (time.perf_counter() - began) / pictures)
+    return found
+
+
+def import_seconds() -> list[float]:
+    return [child("-c", IMPORT_SCRIPT, str(ROOT)) for _ in range(REPEATS)]
+
+
+def peak_bytes(variant: str) -> list[int]:
+    """Largest resident set of a process that builds the model and samples two steps."""
+    return [child(str(Path(__file__)), "--peak", variant) for _ in range(REPEATS)]
+
+
+def child(*arguments: str):
+    """The JSON on the last line that a fresh Python prints."""
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=here)
+    if done.returncode:
+        raise RuntimeError(f"a measuring process failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_peak(variant: str) -> None:
+    import resource  # not on Windows
+
+    bench = Bench()
+    model = bench.model if variant == BASE else bench.ours(bench.meaf(TOKENS["light (4 + 8 + 4)"], torch.float16))
+    bench.sample(model, 2, lambda: None)
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)))
+
+
+def report() -> str:
+    torch.set_grad_enabled(False)
+    bench = Bench()
+    variants = bench.variants()
+    parts = [head(), "## Arithmetic", flops_table(bench, variants), "## Time", time_table(bench, variants)]
+    kept = projected_bytes(bench, variants[LIGHT])
+    del bench, variants
+    gc.collect()
+    rows = [row for config in ("base", "starter") for row in encoder_milliseconds(config)]
+    return "\n\n".join([
+        *parts, "## Memory", memory_table(kept), "## DSID", "Milliseconds per picture through the nodes: median (smallest to "
+        "largest of 9 calls).", table(["", "one picture", "of eight at once"], rows), "## Start", start_text(),
+    ]) + "\n"  # fmt: skip
+
+
+def head() -> str:
+    import comfyui_version
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        "# Benchmarks\n\nMade by `python tests/comfy/benchmark.py --write`, which runs on any machine with a ComfyUI. "
+        f"Here: {cores} CPU cores, {torch.get_num_threads()} threads, ComfyUI {comfyui_version.__version__}, "
+        f"torch {torch.__version__.split('+')[0]}, Python {platform.python_version()}.\n\n"
+        f"A full-size SD1.5 U-Net in float32, {LATENT} x {LATENT} latents, classifier-free guidance (batch 2). "
+        "A x B is A streams of B tokens; light is the default MEAF. \"Projecting each step\" is the simplest patch with the "
+        "same streams: it makes keys and values from the tokens in every call, where Apply MEAF makes them once per run."
+    )
+
+
+def flops_table(bench: Bench, variants: dict) -> str:
+    counts = {name: step_flops(bench, model) for name, model in variants.items()}
+    base = counts[BASE][-1]
+    rows = [
+        [name, f"{later / 1e9:.3f}", f"{later / base - 1:+.4%}", f"{first / base - 1:+.4%}"]
+        for name, (first, later) in counts.items()
+    ]
+    return table(["", "GFLOP per step", "over unpatched", "first step"], rows)
+
+
+def time_table(bench: Bench, variants: dict) -> str:
+    found = {name: [] for name in TIMED}
+    for _ in range(ROUNDS):  # interleaved, so that what else the machine does falls on all alike
+        for name in TIMED:
+            found[name] += step_seconds(bench, variants[name])
+    rows = []
+    for name, steps in found.items():
+        seconds, own = ([step[i] for step in steps] for i in (0, 1))
+        ratios = [second / reference - 1 for second, (reference, _) in zip(seconds, found[BASE])]
+        share = spread([1e3 * x for x in own], 0) if any(own) else ""
+        rows.append([name, spread(seconds, 2), f"{statistics.median(ratios):+.1%}", share])
+    text = (
+        f"Per sampling step after the first, the variants in turn: median (smallest to largest of {ROUNDS * (STEPS - 1)}). "
+        "Where the spread is wide the machine had other work, and only the last column tells: it is timed inside the patch."
+    )
+    return f"{text}\n\n{table(['', 'seconds', 'over unpatched', 'in the streams, ms'], rows)}"
+
+
+def memory_table(kept: int) -> str:
+    library = the_pack().module("deepexpo_models.meaf")
+    rows = []
+    for family in library.FAMILIES:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in library.MEAF(light_config(family)).parameters())
+        rows.append([family, f"{count / 1e6:.1f} M", f"{2 * count / MB:.0f} MiB", f"{4 * count / MB:.0f} MiB"])
+    weights = table(["light MEAF for", "numbers", "in fp16", "in float32"], rows)
+    text = f"Keys and values kept for a run (light, SD1.5, one code, float32): {kept / MB:.2f} MiB."
+    if sys.platform == "win32":
+        return f"{weights}\n\n{text}"
+    peaks = {name: [peak / MB for peak in peak_bytes(name)] for name in (BASE, LIGHT)}
+    added = statistics.median(peaks[LIGHT]) - statistics.median(peaks[BASE])
+    return (
+        f"{weights}\n\n{text}\n\nPeak resident memory of a whole process, MiB, {REPEATS} each: unpatched "
+        f"{spread(peaks[BASE], 0)}, with a light MEAF in fp16 {spread(peaks[LIGHT], 0)}; added {added:.0f} MiB."
+    )
+
+
+def start_text() -> str:
+    return f"Import of the pack into a ComfyUI that has loaded its own nodes: {spread(import_seconds(), 2)} s."
+
+
+def spread(values: list[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(names: list[str], rows: list[list[str]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--peak", metavar="VARIANT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if reason := host.start():
+        sys.exit(reason)
+    if arguments.peak:
+        return print_peak(arguments.peak)
+    text = report()
+    print(text)
+    if arguments.write:
+        (ROOT / "docs").mkdir(exist_ok=True)
+        (ROOT / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
