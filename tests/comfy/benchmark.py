@@ -14,31 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 
 import random_weights
 from rig import host
-from rig.families import FAMILIES
-from rig.models import conditioning, full_model, latents, repeat_draw, sample
+from rig.cost import BASE, LATENT, LIGHT, OURS, PLAIN, TOKENS, Bench, light_config, projected_bytes, step_flops, time_of_streams
 from rig.pack import the_pack, weights_folder
 
-LATENT = 32  # pixels / 8; with classifier-free guidance every U-Net call is of two of these
-TOKENS = {
-    "2 x 4": {"identity": 4, "expression": 4},
-    "2 x 16": {"identity": 16, "expression": 16},
-    "light (4 + 8 + 4)": {"identity": 4, "expression": 8, "pose": 4},
-}
-BASE, OURS, PLAIN = "unpatched", "Apply MEAF, {}", "projecting each step, {}"
-LIGHT = OURS.format("light (4 + 8 + 4)")
 TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))
 ROUNDS, STEPS, REPEATS = 4, 3, 3
 MB = 2**20
@@ -56,150 +44,12 @@ print(json.dumps(time.perf_counter() - began))
 """
 
 
-class Bench:
-    """A full-size SD1.5 and its patched variants."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32):
-        self.pack = the_pack()
-        self.dsid = self.pack.module("deepexpo_models.dsid")
-        self.model = full_model("sd15", dtype)
-        widths = FAMILIES["sd15"].full
-        self.conditions = conditioning("sd15", 1, widths=widths), conditioning("sd15", 5, widths=widths)
-
-    def variants(self) -> dict:
-        """Name -> ModelPatcher. Each kind of tokens twice: through the node, and through the plain patch."""
-        variants = {BASE: self.model}
-        for name, tokens in TOKENS.items():
-            meaf = self.meaf(tokens)
-            variants[OURS.format(name)] = self.ours(meaf)
-            variants[PLAIN.format(name)] = self.plain(meaf)
-        return variants
-
-    def meaf(self, tokens: dict[str, int], dtype: torch.dtype | None = None):
-        """The light MEAF with other numbers of tokens, in the U-Net's dtype unless told."""
-        import comfy.ops
-        from comfy.model_patcher import ModelPatcher
-
-        config = light_config("sd15")
-        streams = {name: replace(config.streams[name], tokens=count) for name, count in tokens.items()}
-        library = self.pack.module("deepexpo_models.meaf")
-        model = library.MEAF(replace(config, streams=streams), comfy.ops.manual_cast)
-        model.to(dtype or self.model.model_dtype()).eval().requires_grad_(False)
-        repeat_draw(model, torch.randn(100_003, generator=torch.Generator().manual_seed(3)))
-        patcher = ModelPatcher(model, self.model.load_device, self.model.offload_device)
-        return self.pack.module("nodes.comfy_host.memory").LoadedMEAF(patcher)
-
-    def ours(self, meaf):
-        whole = {f"{stream}_end_percent": 1.0 for stream in ("expression", "pose")}
-        identity, semantics = self.codes(meaf)
-        return self.pack.run(
-            "DeepExPoApplyMEAF", model=self.model, meaf=meaf, identity=identity, semantics=semantics, **whole
-        )
-
-    def codes(self, meaf):
-        config, encoder = self.dsid.CONFIGS["base"], self.dsid.EncoderId(**vars(meaf.config.encoder))
-        face = torch.nn.functional.normalize(torch.ones(1, config.identity_width), dim=-1)
-        rotation, place, scale = self.dsid.matrix_to_rotation(torch.eye(3)[None]), torch.zeros(1, 2), torch.zeros(1, 1)
-        expression = torch.ones(1, config.expression_width)
-        return self.dsid.Identity(face, encoder), self.dsid.Semantics(expression, rotation, place, scale, encoder)
-
-    @torch.no_grad()
-    def plain(self, meaf):
-        """The same streams as the simplest patch has them: keys and values from the tokens in every call."""
-        codes = self.pack.module("deepexpo_models.meaf").stream_codes(meaf.config, *self.codes(meaf))
-        model, dtype = meaf.model, self.model.model_dtype()
-        tokens = {s: torch.cat([model.tokens(s, code.to(dtype)), model.null_tokens(s)]) for s, code in codes.items()}
-        find_sites = self.pack.module("nodes.comfy_host.sites").find_sites
-        patched = self.model.clone()
-        for key, site in find_sites(self.model.get_model_object("diffusion_model")).keys.items():
-            layers = {stream: model.streams[stream].sites.get_submodule(site) for stream in tokens}
-            patched.set_model_attn2_replace(plain_attention(layers, tokens), *key)
-        return patched
-
-    def sample(self, model, steps: int, callback: Callable) -> None:
-        noise = latents(height=LATENT, width=LATENT)
-        sample(model, *self.conditions, noise=noise, steps=steps, callback=lambda *_: callback())
-
-
-def plain_attention(layers: dict, tokens: dict[str, torch.Tensor]) -> Callable:
-    """tokens: stream -> (2, N, D), of the positive and the negative side."""
-    from comfy.ldm.modules.attention import optimized_attention
-
-    def attend(q, k, v, extra):
-        heads = extra["n_heads"]
-        out = optimized_attention(q, k, v, heads, attn_precision=extra["attn_precision"], transformer_options=extra)
-        for stream, layer in layers.items():
-            chosen = tokens[stream][extra["cond_or_uncond"]]
-            parts = [split_heads(x, heads) for x in (q, layer.to_k(chosen), layer.to_v(chosen))]
-            out = out + torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
-        return out
-
-    return attend
-
-
-def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def light_config(family: str):
-    library = the_pack().module("deepexpo_models.meaf")
-    dsid = the_pack().module("deepexpo_models.dsid")
-    return library.light_config("benchmark", family, dsid.CONFIGS["base"], dsid.EncoderId("base", "b" * 64))
-
-
-def step_flops(bench: Bench, model, steps: int = 2) -> list[int]:
-    """Per sampling step; the last is the steady state."""
-    totals = [0]
-    with FlopCounterMode(display=False) as counter:
-        bench.sample(model, steps, lambda: totals.append(counter.get_total_flops()))
-    return [after - before for before, after in pairwise(totals)]
-
-
 def step_seconds(bench: Bench, model) -> list[tuple[float, float]]:
     """Of each step after the first: seconds in all, and of these in the streams' own code."""
     marks = []
     with time_of_streams(bench) as spent:
         bench.sample(model, STEPS, lambda: marks.append((time.perf_counter(), sum(spent))))
     return [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]
-
-
-@contextmanager
-def time_of_streams(bench: Bench):
-    """A list that collects the seconds inside our attention replacement, less those of the text attention in it."""
-    call, spent = bench.pack.module("nodes.comfy_host.patch").FusedCall, []
-    whole, text = call.__call__, call._text
-
-    def timed(method, sign):
-        def measure(*args):
-            began = time.perf_counter()
-            result = method(*args)
-            spent.append(sign * (time.perf_counter() - began))
-            return result
-
-        return measure
-
-    call.__call__, call._text = timed(whole, 1), timed(text, -1)
-    try:
-        yield spent
-    finally:
-        call.__call__, call._text = whole, text
-
-
-def projected_bytes(bench: Bench, model) -> int:
-    """The keys and values that a run keeps."""
-    from comfy.patcher_extension import WrappersMP
-
-    key, found = bench.pack.module("nodes.comfy_host.patch").KEY, []
-
-    def watch(executor, x, timestep, model_options={}, seed=None):
-        result = executor(x, timestep, model_options, seed)
-        found.append(sum(t.key.nbytes + t.value.nbytes for t in model_options["transformer_options"][key]._projected.values()))
-        return result
-
-    watched = model.clone()
-    watched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "benchmark", watch)
-    bench.sample(watched, 1, lambda: None)
-    return found[-1]
 
 
 def encoder_milliseconds(config: str) -> list[list]:
@@ -283,7 +133,7 @@ def head() -> str:
         f"Here: {cores} CPU cores, {torch.get_num_threads()} threads, ComfyUI {comfyui_version.__version__}, "
         f"torch {torch.__version__.split('+')[0]}, Python {platform.python_version()}.\n\n"
         f"A full-size SD1.5 U-Net in float32, {LATENT} x {LATENT} latents, classifier-free guidance (batch 2). "
-        "A x B is A streams of B tokens; light is the default MEAF. \"Projecting each step\" is the simplest patch with the "
+        'A x B is A streams of B tokens; light is the default MEAF. "Projecting each step" is the simplest patch with the '
         "same streams: it makes keys and values from the tokens in every call, where Apply MEAF makes them once per run."
     )
 

@@ -11,7 +11,7 @@ import random_weights
 from rig.families import FAMILIES
 from rig.models import bare_model, conditioning, full_model, latents, predict_noise
 from rig.pack import the_pack, weights_folder
-from test_apply import OFF, STREAMS, Studio
+from studio import OFF, STREAMS, Studio
 
 SITES = {"sd15": 16, "sd2": 16, "sdxl": 70}
 PARAMETERS = {"sd15": 44_456_288, "sd2": 51_897_184, "sdxl": 479_956_132}
