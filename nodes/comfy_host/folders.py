@@ -16,8 +16,7 @@ def register_folder() -> None:
     """Add models/deepexpo and the pack's weights to ComfyUI's model folders; user paths from the yaml stay first."""
     for path in (os.path.join(folder_paths.models_dir, FOLDER), str(PACK_WEIGHTS)):
         folder_paths.add_model_folder_path(FOLDER, path)
-    paths, extensions = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, {*extensions, SUFFIX})
+    folder_paths.folder_names_and_paths[FOLDER][1].add(SUFFIX)
 
 
 def weight_names(kind: str) -> list[str]:

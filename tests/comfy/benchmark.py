@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -101,12 +102,12 @@ def child(*arguments: str):
 
 
 def print_peak(variant: str) -> None:
-    import resource  # not on Windows
-
     bench = Bench()
     model = bench.model if variant == BASE else bench.ours(bench.meaf(TOKENS["light (4 + 8 + 4)"], torch.float16))
     bench.sample(model, 2, lambda: None)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)))
+    # getrusage's ru_maxrss would be no less than that of the parent at the fork
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(json.dumps(1024 * int(peak[1])))
 
 
 def report() -> str:
@@ -153,17 +154,18 @@ def time_table(bench: Bench, variants: dict) -> str:
     for _ in range(ROUNDS):  # interleaved, so that what else the machine does falls on all alike
         for name in TIMED:
             found[name] += step_seconds(bench, variants[name])
+    fastest = {name: min(seconds for seconds, _ in steps) for name, steps in found.items()}
     rows = []
     for name, steps in found.items():
         seconds, own = ([step[i] for step in steps] for i in (0, 1))
-        ratios = [second / reference - 1 for second, (reference, _) in zip(seconds, found[BASE])]
-        share = spread([1e3 * x for x in own], 0) if any(own) else ""
-        rows.append([name, spread(seconds, 2), f"{statistics.median(ratios):+.1%}", share])
+        inside = [f"{1e3 * value:.0f}" for value in (min(own), statistics.median(own))] if any(own) else ["", ""]
+        rows.append([name, f"{fastest[name]:.2f}", f"{fastest[name] / fastest[BASE] - 1:+.1%}", spread(seconds, 2), *inside])
     text = (
-        f"Per sampling step after the first, the variants in turn: median (smallest to largest of {ROUNDS * (STEPS - 1)}). "
-        "Where the spread is wide the machine had other work, and only the last column tells: it is timed inside the patch."
+        f"Per sampling step after the first, {ROUNDS * (STEPS - 1)} of each, the variants in turn. A machine with other work "
+        "shows in the spread; the fastest steps are the nearest to the cost itself. The streams are timed inside the patch."
     )
-    return f"{text}\n\n{table(['', 'seconds', 'over unpatched', 'in the streams, ms'], rows)}"
+    names = ["", "fastest, s", "over unpatched", "median (fastest to slowest), s", "streams, fastest, ms", "median, ms"]
+    return f"{text}\n\n{table(names, rows)}"
 
 
 def memory_table(kept: int) -> str:
@@ -175,7 +177,7 @@ def memory_table(kept: int) -> str:
         rows.append([family, f"{count / 1e6:.1f} M", f"{2 * count / MB:.0f} MiB", f"{4 * count / MB:.0f} MiB"])
     weights = table(["light MEAF for", "numbers", "in fp16", "in float32"], rows)
     text = f"Keys and values kept for a run (light, SD1.5, one code, float32): {kept / MB:.2f} MiB."
-    if sys.platform == "win32":
+    if sys.platform != "linux":
         return f"{weights}\n\n{text}"
     peaks = {name: [peak / MB for peak in peak_bytes(name)] for name in (BASE, LIGHT)}
     added = statistics.median(peaks[LIGHT]) - statistics.median(peaks[BASE])

@@ -35,7 +35,7 @@ def main() -> None:
     reason = host.start()
     if reason:
         sys.exit(reason)
-    graph = small(read_workflow("sd15_identity_reference_prompt"), SIZE, STEPS)
+    graph = small(read_workflow("sd15_portrait"), SIZE, STEPS)
     with tempfile.TemporaryDirectory() as base:
         write_models(Path(base), [graph])
         with running_server(Path(base)) as server:

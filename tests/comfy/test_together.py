@@ -5,9 +5,7 @@ import torch
 
 from rig.families import TINY, describe, randomise
 from rig.models import conditioning, latents, predict_noise
-from studio import OFF, Studio
-
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+from studio import OFF, Studio, same
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
@@ -67,7 +65,7 @@ def lora(model, weight: float = 1.0):
 def test_before_and_after_another_patch(studio, other):
     before, after = studio.apply(other(studio.model)), other(studio.apply())
     with_both = studio.sample(before)
-    torch.testing.assert_close(studio.sample(after), with_both, **TOLERANCE)
+    assert same(studio.sample(after), with_both)
     assert (with_both - studio.sample(studio.apply())).abs().max() > 1e-3
     assert (with_both - studio.sample(other(studio.model))).abs().max() > 1e-3
     assert torch.equal(studio.sample(other(studio.apply(**OFF))), studio.sample(other(studio.model)))
@@ -146,7 +144,7 @@ def test_dual_cfg(silent_negative, nested):
         expected = neg + 2.0 * (mid + 3.0 * (pos - mid) - neg)
     else:
         expected = neg + 2.0 * (mid - neg) + 3.0 * (pos - mid)
-    torch.testing.assert_close(one_step(guider), expected, **TOLERANCE)
+    assert same(one_step(guider), expected)
 
 
 def test_perp_neg(silent_negative):
@@ -159,7 +157,7 @@ def test_perp_neg(silent_negative):
     pos = plain_epsilon(sd15.apply(), sd15.positive)
     neg, nothing = (plain_epsilon(sd15.model, cond) for cond in (sd15.negative, empty))
     sigma_free = perp_neg(None, pos, neg, nothing, 1.5, 4.0)
-    torch.testing.assert_close(one_step(guider), sigma_free, atol=1e-3, rtol=1e-3)
+    assert same(one_step(guider), sigma_free)
 
 
 def test_areas_keep_their_side(silent_negative):
@@ -183,7 +181,7 @@ def test_areas_keep_their_side(silent_negative):
         guider.set_conds(whole + half, sd15.negative)
         guider.set_cfg(3.0)
         one_step(guider)
-    torch.testing.assert_close(seen[1], seen[0], **TOLERANCE)
+    assert same(seen[1], seen[0])
 
 
 def test_context_windows_keep_each_frames_code(sd15):
@@ -196,7 +194,7 @@ def test_context_windows_keep_each_frames_code(sd15):
     # ComfyUI 0.3.64 compares the list of sigmas with the batch of timesteps: it needs as many of one as of the other.
     noise, steps = latents(batch=6), 5
     separate = sd15.sample(model, noise=noise, steps=steps)
-    torch.testing.assert_close(sd15.sample(windowed, noise=noise, steps=steps), separate, **TOLERANCE)
+    assert same(sd15.sample(windowed, noise=noise, steps=steps), separate)
     assert (separate - sd15.sample(sd15.apply(mask=mask), noise=noise, steps=steps)).abs().max() > 1e-2
 
 
@@ -218,9 +216,9 @@ def test_a_batch_changed_inside_the_attention_corrupts_nothing(sd15, caplog):
     identity, semantics = sd15.codes(2, batch=2)
     noise = latents(batch=2)
     one = sd15.apply()
-    torch.testing.assert_close(sd15.sample(couple(one), noise=noise), sd15.sample(one, noise=noise), **TOLERANCE)
+    assert same(sd15.sample(couple(one), noise=noise), sd15.sample(one, noise=noise))
     many = sd15.apply(identity=identity, semantics=semantics)
-    torch.testing.assert_close(sd15.sample(couple(many), noise=noise), sd15.sample(sd15.model, noise=noise), **TOLERANCE)
+    assert same(sd15.sample(couple(many), noise=noise), sd15.sample(sd15.model, noise=noise))
     assert caplog.text.count("DeepExPo is skipped") == 1
 
 
@@ -239,5 +237,5 @@ def test_attention_guidance(sd15):
         sd15.apply(PerturbedAttentionGuidance.execute(sd15.model, 3.0)[0]),
     ]
     results = [sd15.sample(model) for model in guided]
-    torch.testing.assert_close(*results, **TOLERANCE)
+    assert same(*results)
     assert not torch.equal(results[0], sd15.sample(sd15.apply()))

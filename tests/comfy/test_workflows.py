@@ -36,14 +36,14 @@ def test_workflow_runs(server, name):
 
 
 def test_main_job(server):
-    graph = small(read_workflow("sd15_identity_reference_prompt"), main_job.SIZE, main_job.STEPS)
+    graph = small(read_workflow("sd15_portrait"), main_job.SIZE, main_job.STEPS)
     upload_photos(server, graph)
     pictures = {case: main_job.timed(server, case, changed) for case, changed in main_job.cases(graph).items()}
     assert main_job.report(main_job.check(pictures))
 
 
 def test_an_error_is_one_sentence_on_the_node(server):
-    graph = small(read_workflow("sd15_identity_reference_prompt"), SIZE, STEPS)
+    graph = small(read_workflow("sd15_portrait"), SIZE, STEPS)
     upload_photos(server, graph)
     for node in graph.values():
         if node["class_type"] == "DeepExPoLoadMEAF":
