@@ -34,15 +34,15 @@ def apply_meaf(
 ) -> ModelPatcher:
     """A clone of the model with MEAF's streams; the input model is untouched.
 
-    settings: stream -> its settings; mask (M, H, W) in [0, 1] or None. Streams already applied to the same region are
-    replaced, others stay, so applying twice equals once and masked people add up. Raises ValueError, in one sentence, for
-    codes of another encoder, a model of another base family, or codes that cannot be aligned.
+    settings: stream -> its settings; mask (M, H, W) or (H, W) in [0, 1], or None. Streams already applied to the same
+    region are replaced, others stay, so applying twice equals once and masked people add up. Raises ValueError, in one
+    sentence, for codes of another encoder, a model of another base family, or codes that cannot be aligned.
     """
     config = meaf.config
     codes = stream_codes(config, identity, semantics)
     sites = find_sites(model.get_model_object("diffusion_model"))
     require_family(config.name, config.base, config.unet, sites.channels, sites.context_width)
-    mask = None if mask is None else mask.detach().clone()
+    mask = None if mask is None else mask.detach().clone().reshape(-1, *mask.shape[-2:])
     added = tuple(
         PatchStream(
             meaf.model,
