@@ -10,9 +10,11 @@ pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
 .venv/bin/python -c "import torch" 2>/dev/null || pip torch==2.13.0
 pip ".[test]"
 if [ -f "$comfyui/requirements.txt" ]; then
-    pip -r <(grep -vE '^torch(vision|audio)?$' "$comfyui/requirements.txt")
-    # Its registry builds want CUDA; without their dependencies they serve beside any torch (see tests/conftest.py).
-    .venv/bin/python -c "import torchvision" 2>/dev/null || pip --no-deps torchvision==0.28.0
+    # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (see tests/conftest.py).
+    .venv/bin/python -c "import importlib.util as i, sys; sys.exit(i.find_spec('torchvision') is None)" ||
+        pip --no-deps torchvision==0.28.0
+    torch=$(.venv/bin/python -c "from importlib.metadata import version; print(version('torch'))")
+    pip -c <(echo "torch==$torch") -r <(grep -vE '^torch(vision|audio)?$' "$comfyui/requirements.txt")
 fi
 .venv/bin/python -m ruff check .
 exec .venv/bin/python -m pytest "$@"

@@ -17,10 +17,12 @@ function playwright() {
   return createRequire(join(root, "package.json"))("playwright-core");
 }
 
-function collectConsole(page) {
-  const errors = [];
-  page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
-  page.on("pageerror", (error) => errors.push(String(error)));
+// The frontend's own start logs a few errors on an empty user folder (404s): they are kept apart from the workflow's.
+function collectErrors(page) {
+  const errors = { startup: [], workflow: [], phase: "startup" };
+  const add = (text) => errors[errors.phase].push(text);
+  page.on("console", (message) => message.type() === "error" && add(`${message.text()} ${message.location().url}`));
+  page.on("pageerror", (error) => add(error.stack ?? String(error)));
   return errors;
 }
 
@@ -38,13 +40,14 @@ async function openWorkflow(workflow) {
   return { missing: [...new Set(missing)], dialogs, nodes: app.graph.nodes.length, api: output };
 }
 
-async function inspect(page, url, workflow) {
+async function inspect(page, url, workflow, errors) {
   await page.goto(url, { waitUntil: "load", timeout: READY_MS });
   await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types?.KSampler,
     null, { timeout: READY_MS });
   await page.waitForTimeout(3000); // the frontend loads its own default workflow and its first-run dialogs
   await page.keyboard.press("Escape");
   await page.waitForTimeout(500);
+  errors.phase = "workflow";
   return page.evaluate(openWorkflow, workflow);
 }
 
@@ -55,12 +58,13 @@ async function main([url, workflowFile, outputFolder]) {
   });
   try {
     const page = context.pages()[0] ?? await context.newPage();
-    const errors = collectConsole(page);
-    const { api, ...found } = await inspect(page, url, JSON.parse(readFileSync(workflowFile, "utf8")));
+    const errors = collectErrors(page);
+    const { api, ...found } = await inspect(page, url, JSON.parse(readFileSync(workflowFile, "utf8")), errors);
+    const report = { ...found, startup_errors: errors.startup, workflow_errors: errors.workflow };
     mkdirSync(outputFolder, { recursive: true });
     await page.screenshot({ path: join(outputFolder, "screenshot.png") });
     writeFileSync(join(outputFolder, "api.json"), JSON.stringify(api, null, 2) + "\n");
-    writeFileSync(join(outputFolder, "report.json"), JSON.stringify({ ...found, errors }, null, 2) + "\n");
+    writeFileSync(join(outputFolder, "report.json"), JSON.stringify(report, null, 2) + "\n");
   } finally {
     await context.close();
     rmSync(profile, { recursive: true, force: true });
