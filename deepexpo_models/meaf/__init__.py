@@ -3,8 +3,8 @@
 from .codes import stream_codes
 from .config import DEFAULT_SETTINGS, MEAFConfig, StreamConfig, StreamSettings, light_config
 from .files import load_meaf, save_meaf
-from .fusion import resize_mask
-from .model import MEAF, FusedStream, SiteTokens, fuse
+from .fusion import FusedStream, SiteTokens, fuse, resize_mask
+from .model import MEAF
 from .sites import FAMILIES, UNetShape, require_family, unet_sites
 
 __all__ = [

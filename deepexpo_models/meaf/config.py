@@ -46,9 +46,7 @@ class MEAFConfig:
         if not self.streams:
             raise ValueError("a MEAF needs at least one stream")
         if self.base in FAMILIES and self.unet != FAMILIES[self.base]:
-            raise ValueError(
-                f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own"
-            )
+            raise ValueError(f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own")
 
     def to_dict(self) -> dict:
         """JSON-ready; the inverse of `from_dict`."""
@@ -95,9 +93,7 @@ DEFAULT_SETTINGS = {
 }
 
 
-def light_config(
-    name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, unet: UNetShape | None = None
-) -> MEAFConfig:
+def light_config(name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, unet: UNetShape | None = None) -> MEAFConfig:
     """The default MEAF: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
     pose is fused: place and size of the face belong to the prompt.
 

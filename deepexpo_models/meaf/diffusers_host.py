@@ -7,8 +7,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .config import DEFAULT_SETTINGS
-from .fusion import join_heads, resize_mask, split_heads
-from .model import MEAF, FusedStream, fuse
+from .fusion import FusedStream, fuse, join_heads, resize_mask, split_heads
+from .model import MEAF
 from .sites import require_family
 
 
@@ -83,7 +83,9 @@ class MEAFProcessor:
             attention_mask = attn.prepare_attention_mask(attention_mask, heads[1].shape[2], len(query))
             attention_mask = attention_mask.unflatten(0, (len(query), attn.heads))
         text = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=attention_mask, scale=attn.scale)
-        fused = fuse(join_heads(text), query, attn.heads, self._streams(query), self.meaf.config.fusion)
+        fused, streams = join_heads(text), self._streams(query)
+        if streams:
+            fused = fuse(fused, query, attn.heads, streams, self.meaf.config.fusion)
         return attn.to_out[1](attn.to_out[0](fused)) / attn.rescale_output_factor
 
     def _streams(self, query: Tensor) -> list[FusedStream]:

@@ -1,47 +1,70 @@
-"""The fusion formula: attention of a U-Net's own queries over one stream's few tokens.
+"""The fusion formula: attention of a U-Net's own queries over each stream's few tokens, added to the text attention.
 
-    A(q) = softmax over keys of [ q k^T / sqrt(d), null ] times [ v ; 0 ]
+    A_s(q) = softmax over keys of [ q k^T / sqrt(d), null ] times [ v ; 0 ]
+    out    = A_text(q) + sum over s of  strength_s * mask_s * A_s(q)          (the gate is in v, see model.SiteAttention)
 
 A null key with a learned logit and the value zero makes even a one-token stream a spatial gate, sigmoid(q k / sqrt(d) - null).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 
-def token_attention(query: Tensor, key: Tensor, value: Tensor, null_logit: Tensor, heads: int) -> Tensor:
-    """query (B, L, C), key and value (B or 1, N, C), null_logit () -> (B, L, C) in query's dtype.
+@dataclass(frozen=True)
+class SiteTokens:
+    """One stream's tokens at one layer: key (B or 1, N, C), value (B or 1, N, C) times the gate, null_logit ()."""
 
-    Explicit rather than through a fused kernel: N is below 20, and the softmax must be float32 whatever the model's dtype.
+    key: Tensor
+    value: Tensor
+    null_logit: Tensor
+
+
+@dataclass(frozen=True)
+class FusedStream:
+    """One stream's part in a call: its tokens at this layer, the strength, a mask (B or 1, L, 1) in [0, 1] or None."""
+
+    tokens: SiteTokens
+    strength: float
+    mask: Tensor | None
+
+
+def fuse(text: Tensor, query: Tensor, heads: int, streams: list[FusedStream], fusion: str = "tokens") -> Tensor:
+    """Add the streams to the text attention's output, both before the layer's to_out.
+
+    text, query: (B, L, C); fusion: key of FUSIONS -> (B, L, C) in text's dtype.
+    One product for the scores of all streams and one for their values: the cost is reading the queries, not arithmetic.
+    Explicit rather than a fused kernel, since the softmax runs per stream, in float32 whatever the model's dtype.
     """
-    query, key, value = (split_heads(x, heads) for x in (query, key, value))
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, L, N)
-    null = null_logit.float().expand(*scores.shape[:-1], 1)
-    weights = torch.cat([scores.float(), null], dim=-1).softmax(dim=-1)[..., :-1]
-    return join_heads(weights.to(value) @ value)
+    keys, values = (_join_streams(streams, part, query, heads) for part in ("key", "value"))  # (B, H, sum of N, d)
+    scores = split_heads(query, heads) @ (keys * keys.shape[-1] ** -0.5).mT
+    parts = scores.float().split([stream.tokens.key.shape[1] for stream in streams], dim=-1)
+    weights = [_weights(part, stream, fusion) for part, stream in zip(parts, streams, strict=True)]
+    return text + join_heads(torch.cat(weights, dim=-1).to(values) @ values).to(text.dtype)
 
 
-def paper_attention(query: Tensor, key: Tensor, value: Tensor, null_logit: Tensor, heads: int) -> Tensor:
+def token_weights(scores: Tensor, null_logit: Tensor) -> Tensor:
+    """scores (B, H, L, N), null_logit () -> weights (B, H, L, N): softmax over the keys and the null key, which, its value
+    being zero, is only a larger denominator."""
+    denominator = torch.logaddexp(scores.logsumexp(dim=-1, keepdim=True), null_logit.float())
+    return (scores - denominator).exp()
+
+
+def paper_weights(scores: Tensor, null_logit: Tensor) -> Tensor:
     """The published formula, kept as a reference: one token, softmax over the L query positions, times L so that the mean
-    weight is 1 (as printed it vanishes as 1/L). Shapes as `token_attention`; null_logit takes no part.
+    weight is 1 (as printed it vanishes as 1/L). Shapes as `token_weights`; null_logit takes no part.
     """
-    if key.shape[1] != 1:
+    if scores.shape[-1] != 1:
         raise ValueError(
-            f"fusion 'paper' is defined for one token per stream, this stream has {key.shape[1]}; use 'tokens'"
+            f"fusion 'paper' is defined for one token per stream, this stream has {scores.shape[-1]}; use 'tokens'"
         )
-    query, key, value = (split_heads(x, heads) for x in (query, key, value))
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    weights = scores.float().softmax(dim=-2) * query.shape[-2]
-    return join_heads(weights.to(value) @ value)
+    return scores.softmax(dim=-2) * scores.shape[-2]
 
 
-FUSIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]] = {
-    "tokens": token_attention,
-    "paper": paper_attention,
-}
+FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"tokens": token_weights, "paper": paper_weights}
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
@@ -57,3 +80,14 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """(B, H, L, d) -> (B, L, H * d)."""
     return rearrange(x, "b h l d -> b l (h d)")
+
+
+def _join_streams(streams: list[FusedStream], part: str, query: Tensor, heads: int) -> Tensor:
+    """The keys or values of all streams, side by side."""
+    tensors = [getattr(stream.tokens, part).expand(len(query), -1, -1) for stream in streams]
+    return split_heads(torch.cat(tensors, dim=1), heads)
+
+
+def _weights(scores: Tensor, stream: FusedStream, fusion: str) -> Tensor:
+    weights = FUSIONS[fusion](scores, stream.tokens.null_logit) * stream.strength
+    return weights if stream.mask is None else weights * stream.mask[:, None]

@@ -3,35 +3,16 @@
     out = A_text(q) + sum over streams of  strength * mask * gate * A_stream(q)        then the layer's own to_out
 
 A gate starts at zero, so an untrained MEAF leaves the base model bit-equal. Which layers a MEAF has is decided by its
-config alone; hosts (diffusers_host, ComfyUI) call `tokens` once per code, `project` once per layer, `fuse` once per step.
+config alone; hosts (diffusers_host, ComfyUI) call `tokens` once per code, `project` once per layer,
+`fusion.fuse` once per layer and step.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .config import MEAFConfig, StreamConfig
-from .fusion import FUSIONS
+from .fusion import SiteTokens
 from .sites import unet_sites
-
-
-@dataclass(frozen=True)
-class SiteTokens:
-    """One stream's tokens at one layer: key (B, N, C), value (B, N, C) times the gate, null_logit ()."""
-
-    key: Tensor
-    value: Tensor
-    null_logit: Tensor
-
-
-@dataclass(frozen=True)
-class FusedStream:
-    """One stream's part in a call: its tokens at this layer, the strength, and a mask (B or 1, L, 1) in [0, 1] or None."""
-
-    tokens: SiteTokens
-    strength: float
-    mask: Tensor | None
 
 
 class TokenProjection(nn.Module):
@@ -66,9 +47,7 @@ class SiteAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> SiteTokens:
         """tokens (B, N, D) -> keys and gated values for this layer, in the tokens' dtype."""
-        return SiteTokens(
-            self.to_k(tokens), self.to_v(tokens) * self.gate.to(tokens), self.null_logit.to(tokens.device)
-        )
+        return SiteTokens(self.to_k(tokens), self.to_v(tokens) * self.gate.to(tokens), self.null_logit.to(tokens.device))
 
 
 class Stream(nn.Module):
@@ -93,9 +72,7 @@ class MEAF(nn.Module):
         super().__init__()
         self.config = config
         self.sites = unet_sites(config.unet)
-        self.streams = nn.ModuleDict(
-            {name: Stream(stream, self.sites, operations) for name, stream in config.streams.items()}
-        )
+        self.streams = nn.ModuleDict({name: Stream(stream, self.sites, operations) for name, stream in config.streams.items()})
 
     def tokens(self, stream: str, code: Tensor) -> Tensor:
         """code (B, input_width) -> tokens (B, N, token_width)."""
@@ -108,21 +85,6 @@ class MEAF(nn.Module):
     def project(self, stream: str, site: str, tokens: Tensor) -> SiteTokens:
         """Keys and gated values of a stream's tokens at one layer, named by its diffusers path."""
         return self.streams[stream].sites.get_submodule(site)(tokens)
-
-
-def fuse(text: Tensor, query: Tensor, heads: int, streams: list[FusedStream], fusion: str = "tokens") -> Tensor:
-    """Add the streams to the text attention's output, both before the layer's to_out.
-
-    text, query: (B, L, C); fusion: key of FUSIONS -> (B, L, C) in text's dtype.
-    """
-    attend = FUSIONS[fusion]
-    for stream in streams:
-        tokens = stream.tokens
-        added = attend(query, tokens.key, tokens.value, tokens.null_logit, heads) * stream.strength
-        if stream.mask is not None:
-            added = added * stream.mask
-        text = text + added.to(text.dtype)
-    return text
 
 
 def _add_at_path(root: nn.Module, path: str, leaf: nn.Module) -> None:

@@ -22,9 +22,7 @@ class UNetShape:
 
     def __post_init__(self):
         if len(self.channels) != len(self.depth):
-            raise ValueError(
-                f"channels has {len(self.channels)} levels, depth has {len(self.depth)}; give one depth per level"
-            )
+            raise ValueError(f"channels has {len(self.channels)} levels, depth has {len(self.depth)}; give one depth per level")
 
 
 FAMILIES = {

@@ -194,8 +194,10 @@ def test_effect_does_not_depend_on_resolution(studio, monkeypatch):
 
         def spied(text, query, heads, streams, name):
             out = fuse(text, query, heads, streams, name)
-            token = [x[:, :1] for x in (streams[0].tokens.key, streams[0].tokens.value)]
-            paper = fusion.paper_attention(query, *token, streams[0].tokens.null_logit, heads) / query.shape[1]
+            first = streams[0].tokens
+            token = fusion.SiteTokens(first.key[:, :1], first.value[:, :1], first.null_logit)
+            one = [fusion.FusedStream(token, 1.0, None)]
+            paper = fuse(torch.zeros_like(text), query, heads, one, "paper") / query.shape[1]
             ours.append((out - text).square().mean().sqrt())
             printed.append(paper.square().mean().sqrt())
             return out

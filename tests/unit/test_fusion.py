@@ -3,9 +3,22 @@
 import pytest
 import torch
 
-from deepexpo_models.meaf.fusion import paper_attention, resize_mask, token_attention
+from deepexpo_models.meaf.fusion import FusedStream, SiteTokens, fuse, resize_mask
 
 HEADS = 2
+
+
+def attention(query, key, value, null_logit, fusion: str):
+    """What one stream of full strength adds."""
+    return fuse(torch.zeros_like(query), query, HEADS, [FusedStream(SiteTokens(key, value, null_logit), 1.0, None)], fusion)
+
+
+def token_attention(query, key, value, null_logit):
+    return attention(query, key, value, null_logit, "tokens")
+
+
+def paper_attention(query, key, value, null_logit):
+    return attention(query, key, value, null_logit, "paper")
 
 
 def inputs(length: int, tokens: int, batch: int = 1, width: int = 16):
@@ -16,7 +29,7 @@ def inputs(length: int, tokens: int, batch: int = 1, width: int = 16):
 
 def test_one_token_is_a_sigmoid_gate():
     query, key, value = inputs(9, 1)
-    out = token_attention(query, key, value, torch.tensor(0.3), HEADS)
+    out = token_attention(query, key, value, torch.tensor(0.3))
     q, k, v = (x.unflatten(-1, (HEADS, -1)) for x in (query, key, value))
     gate = torch.sigmoid((q * k).sum(-1, keepdim=True) / q.shape[-1] ** 0.5 - 0.3)
     torch.testing.assert_close(out, (gate * v).flatten(2))
@@ -24,7 +37,7 @@ def test_one_token_is_a_sigmoid_gate():
 
 def test_null_key_switched_off_is_plain_attention():
     query, key, value = inputs(9, 4)
-    out = token_attention(query, key, value, torch.tensor(float("-inf")), HEADS)
+    out = token_attention(query, key, value, torch.tensor(float("-inf")))
     split = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (query, key, value)]
     plain = torch.nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
     torch.testing.assert_close(out, plain)
@@ -32,21 +45,29 @@ def test_null_key_switched_off_is_plain_attention():
 
 def test_positions_do_not_see_each_other():
     query, key, value = inputs(12, 4)
-    whole = token_attention(query, key, value, torch.zeros(()), HEADS)
-    part = token_attention(query[:, :5], key, value, torch.zeros(()), HEADS)
+    whole = token_attention(query, key, value, torch.zeros(()))
+    part = token_attention(query[:, :5], key, value, torch.zeros(()))
     torch.testing.assert_close(whole[:, :5], part)
 
 
-def spread(attend, length: int) -> float:
-    query, key, value = inputs(length, 1, width=64)
-    return attend(query, key, value, torch.zeros(()), HEADS).std().item()
+def test_streams_add_up_each_with_its_own_softmax_strength_and_mask():
+    query, *_ = inputs(9, 4)
+    text = torch.ones_like(query)
+    streams, expected = [], text
+    for count, strength in ((4, 0.5), (1, 2.0), (8, 1.0)):
+        _, key, value = inputs(9, count)
+        mask = torch.rand(1, 9, 1, generator=torch.Generator().manual_seed(count)) if count == 8 else None
+        streams.append(FusedStream(SiteTokens(key, value, torch.tensor(0.1 * count)), strength, mask))
+        added = token_attention(query, key, value, torch.tensor(0.1 * count)) * strength
+        expected = expected + (added if mask is None else added * mask)
+    torch.testing.assert_close(fuse(text, query, HEADS, streams), expected)
 
 
 def test_printed_formula_times_length_is_a_different_function():
     """As printed the output depends on all positions together; times L only its mean is right (METHOD 1.4, 2)."""
     query, key, value = inputs(12, 1)
-    whole = paper_attention(query, key, value, torch.zeros(()), HEADS)
-    part = paper_attention(query[:, :5], key, value, torch.zeros(()), HEADS)
+    whole = paper_attention(query, key, value, torch.zeros(()))
+    part = paper_attention(query[:, :5], key, value, torch.zeros(()))
     assert (whole[:, :5] - part).abs().max() > 0.01
     torch.testing.assert_close(whole.mean(1), value[:, 0])
 
@@ -54,13 +75,13 @@ def test_printed_formula_times_length_is_a_different_function():
 def test_paper_formula_takes_one_token():
     query, key, value = inputs(12, 4)
     with pytest.raises(ValueError, match="one token"):
-        paper_attention(query, key, value, torch.zeros(()), HEADS)
+        paper_attention(query, key, value, torch.zeros(()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_dtype_and_is_finite(dtype):
     query, key, value = (x.to(dtype) * 8 for x in inputs(64, 4))
-    out = token_attention(query, key, value, torch.zeros((), dtype=dtype), HEADS)
+    out = token_attention(query, key, value, torch.zeros((), dtype=dtype))
     assert out.dtype == dtype and out.isfinite().all()
 
 

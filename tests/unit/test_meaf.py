@@ -21,7 +21,7 @@ from deepexpo_models.meaf import (
     unet_sites,
 )
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
-from deepexpo_models.meaf.fusion import FUSIONS
+from deepexpo_models.meaf.fusion import FusedStream, SiteTokens, fuse
 
 TINY = UNetShape(channels=(32, 64), layers=1, depth=(1, 2), mid_depth=2, context_width=24)
 ENCODER = EncoderId("tiny-dsid", "0" * 64)
@@ -158,7 +158,8 @@ def effect(scale: int, fusion: str) -> float:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, 256, 320, generator=generator).repeat_interleave(scale**2, dim=1)
     key, value = torch.randn(2, 1, 1, 320, generator=generator)
-    return FUSIONS[fusion](query, key, value, torch.zeros(()), 8).square().mean().sqrt().item()
+    stream = FusedStream(SiteTokens(key, value, torch.zeros(())), 1.0, None)
+    return fuse(torch.zeros_like(query), query, 8, [stream], fusion).square().mean().sqrt().item()
 
 
 def test_effect_does_not_depend_on_resolution():

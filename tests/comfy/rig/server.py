@@ -125,7 +125,7 @@ def _flags(comfyui: Path, base: Path, port: int) -> list[str]:
              "--temp-directory", str(base), "--user-directory", str(base / "user"), "--disable-auto-launch",
              "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]  # fmt: skip
     if host.is_installable_package(comfyui):
-        return [*flags, "--cwd", str(base)]
+        return [*flags, "--cwd", str(base), "--disable-requests-caching"]  # its cache is in the user's home
     return [*flags, "--dont-print-server"]
 
 
@@ -167,7 +167,10 @@ def _multipart(name: str, data: bytes) -> tuple[bytes, str]:
 
 
 def _failure(entry: dict) -> str:
-    errors = [message for kind, message in entry["status"]["messages"] if kind == "execution_error"]
+    messages = entry["status"]["messages"]
+    if all(isinstance(message, str) for message in messages):  # the LTS fork names no node
+        return "\n".join(messages)
+    errors = [message for kind, message in messages if kind == "execution_error"]
     return "\n".join(
         f"node {error['node_id']} ({error['node_type']}): {error['exception_type']}: {error['exception_message']}\n"
         + "".join(error["traceback"])
