@@ -239,3 +239,16 @@ def test_attention_guidance(sd15):
     results = [sd15.sample(model) for model in guided]
     assert same(*results)
     assert not torch.equal(results[0], sd15.sample(sd15.apply()))
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({}, (0, 1, 2)),
+        ({"ad_params": {"sub_idxs": [4, 5, 6]}}, (4, 5, 6)),
+        ({"ad_params": {"sub_idxs": None}}, (0, 1, 2)),
+        ({"ad_params": {"sub_idxs": [4, 5]}}, (0, 1, 2)),  # not of this call
+    ],
+)
+def test_latents_of_an_animatediff_window_keep_their_index(sd15, options, rows):
+    assert sd15.pack.module("nodes.comfy_host.patch")._latent_rows(options, 3) == rows
