@@ -19,6 +19,7 @@ from .codes import (
     blend_identities,
     blend_semantics,
     combine_semantics,
+    require_aligned,
     require_same_encoder,
 )
 from .config import CONFIGS, DSIDConfig
@@ -70,6 +71,7 @@ __all__ = [
     "matrix_to_euler",
     "matrix_to_rotation",
     "place_of",
+    "require_aligned",
     "require_same_encoder",
     "rotation_to_matrix",
     "save_dsid",

@@ -74,6 +74,20 @@ def require_same_encoder(*codes: Identity | Semantics) -> EncoderId:
     return first
 
 
+def require_aligned(identity: Identity, semantics: Semantics) -> int:
+    """The number of pairs that identity and semantics make: one of either serves all of the other.
+
+    Raises ValueError that names both numbers when they differ and neither is 1.
+    """
+    people, looks = len(identity.embedding), len(semantics.expression)
+    if people != looks and 1 not in (people, looks):
+        raise ValueError(
+            f"{people} identities cannot be aligned with {looks} semantics; "
+            f"give one of either, or as many of one as of the other"
+        )
+    return max(people, looks)
+
+
 def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
     """From a (factor 0) to b (factor 1) along the great circle, and beyond. Batches: equal, or one of them 1.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dsid.codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics
+from ..dsid.codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics, require_aligned
 from .config import MEAFConfig
 
 
@@ -19,7 +19,8 @@ def stream_codes(config: MEAFConfig, identity: Identity | None, semantics: Seman
         if code is not None:
             _require_encoder(config, what, code.encoder)
     fields = code_fields(identity, semantics)
-    _require_aligned(identity, semantics)
+    if identity is not None and semantics is not None:
+        require_aligned(identity, semantics)
     return {
         name: _gather(config, name, fields)
         for name, stream in config.streams.items()
@@ -54,15 +55,4 @@ def _require_encoder(config: MEAFConfig, what: str, encoder: EncoderId) -> None:
             f"the {what} was encoded by DSID {encoder.name!r} ({encoder.sha256[:8]}), MEAF {config.name!r} was trained on "
             f"DSID {config.encoder.name!r} ({config.encoder.sha256[:8]}); "
             f"encode with the latter, or load the MEAF made for the former"
-        )
-
-
-def _require_aligned(identity: Identity | None, semantics: Semantics | None) -> None:
-    if identity is None or semantics is None:
-        return
-    sizes = (identity.embedding.shape[0], semantics.expression.shape[0])
-    if sizes[0] != sizes[1] and 1 not in sizes:
-        raise ValueError(
-            f"{sizes[0]} identities cannot be aligned with {sizes[1]} semantics; "
-            f"give one of either, or as many of one as of the other"
         )

@@ -2,7 +2,14 @@
 
 from torch import Tensor
 
-from ...deepexpo_models.dsid import SEMANTIC_FIELDS, Identity, Semantics, average_identities, require_same_encoder
+from ...deepexpo_models.dsid import (
+    SEMANTIC_FIELDS,
+    Identity,
+    Semantics,
+    average_identities,
+    require_aligned,
+    require_same_encoder,
+)
 from ...deepexpo_models.image import comfy_to_model, model_to_comfy, resize
 from .memory import LoadedDSID, run_in_batches
 
@@ -25,18 +32,11 @@ def reenact(dsid: LoadedDSID, identity: Identity, semantics: Semantics) -> Tenso
     Raises ValueError for codes of another encoder or batches that do not match.
     """
     require_same_encoder(dsid, identity, semantics)
-    inputs = _align(identity.embedding, *(getattr(semantics, field) for field in SEMANTIC_FIELDS))
+    pairs = require_aligned(identity, semantics)
+    parts = (identity.embedding, *(getattr(semantics, field) for field in SEMANTIC_FIELDS))
+    inputs = [part.expand(pairs, -1) for part in parts]
     pictures = run_in_batches(dsid, lambda model, *codes: {"image": model.reenact(*codes)}, *inputs)
     return model_to_comfy(pictures["image"])
-
-
-def _align(identity: Tensor, *semantics: Tensor) -> list[Tensor]:
-    sizes = (len(identity), len(semantics[0]))
-    if sizes[0] != sizes[1] and 1 not in sizes:
-        raise ValueError(
-            f"{sizes[0]} identities cannot be aligned with {sizes[1]} semantics; give one of either, or equal numbers"
-        )
-    return [x.expand(max(sizes), -1) for x in (identity, *semantics)]
 
 
 def _crops(dsid: LoadedDSID, image: Tensor) -> Tensor:

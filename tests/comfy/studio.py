@@ -43,6 +43,10 @@ class Studio:
         return self.pack.run("DeepExPoApplyMEAF", **{"model": model or self.model, "meaf": self.meaf, **WHOLE, **given})
 
     def sample(self, model, **settings):
+        import comfy.model_management
+
+        # Every run begins with its own weights: 0.12 keeps a LoRA's when the next model on the CPU has none.
+        comfy.model_management.unload_all_models()
         settings = {"noise": latents(), **settings}
         return sample(model, self.positive, self.negative, **settings)
 

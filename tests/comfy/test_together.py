@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rig.families import TINY, describe, randomise
+from rig.host import extra_nodes
 from rig.models import conditioning, latents, predict_noise
+from rig.pack import widget_defaults
 from studio import OFF, Studio, same
 
 
@@ -132,10 +134,8 @@ def plain_epsilon(model, cond, seed: int = 0):
 @pytest.mark.parametrize("nested", [False, True])
 def test_dual_cfg(silent_negative, nested):
     """It calls the model with [negative, middle, positive]: the positions would give the codes to the negative side."""
-    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-
     sd15, middle = silent_negative, conditioning("sd15", 9)
-    guider = Guider_DualCFG(sd15.apply())
+    guider = extra_nodes("nodes_custom_sampler").Guider_DualCFG(sd15.apply())
     guider.set_conds(sd15.positive, middle, sd15.negative)
     guider.set_cfg(3.0, 2.0, nested=nested)
     pos, mid = (plain_epsilon(sd15.apply(), cond) for cond in (sd15.positive, middle))
@@ -148,16 +148,15 @@ def test_dual_cfg(silent_negative, nested):
 
 
 def test_perp_neg(silent_negative):
-    from comfy_extras.nodes_perpneg import Guider_PerpNeg, perp_neg
-
+    perpneg = extra_nodes("nodes_perpneg")
     sd15, empty = silent_negative, conditioning("sd15", 9)
-    guider = Guider_PerpNeg(sd15.apply())
+    guider = perpneg.Guider_PerpNeg(sd15.apply())
     guider.set_conds(sd15.positive, sd15.negative, empty)
     guider.set_cfg(4.0, 1.5)
     pos = plain_epsilon(sd15.apply(), sd15.positive)
     neg, nothing = (plain_epsilon(sd15.model, cond) for cond in (sd15.negative, empty))
-    sigma_free = perp_neg(None, pos, neg, nothing, 1.5, 4.0)
-    assert same(one_step(guider), sigma_free)
+    expected = perpneg.perp_neg(None, pos, neg, nothing, 1.5, 4.0)
+    assert same(one_step(guider), expected)
 
 
 def test_areas_keep_their_side(silent_negative):
@@ -185,12 +184,12 @@ def test_areas_keep_their_side(silent_negative):
 
 
 def test_context_windows_keep_each_frames_code(sd15):
-    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
-
     identity, semantics = sd15.codes(6, batch=6)
     mask = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(0))
     model = sd15.apply(identity=identity, semantics=semantics, mask=mask)
-    windowed = ContextWindowsManualNode.execute(model, 3, 1, "standard_static", 1, False, "flat", 0)[0]
+    windows = extra_nodes("nodes_context_windows").ContextWindowsManualNode
+    settings = {"context_length": 3, "context_overlap": 1, "context_schedule": "standard_static", "fuse_method": "flat"}
+    windowed = windows.execute(**{**widget_defaults(windows), **settings, "model": model, "dim": 0})[0]
     # ComfyUI 0.3.64 compares the list of sigmas with the batch of timesteps: it needs as many of one as of the other.
     noise, steps = latents(batch=6), 5
     separate = sd15.sample(model, noise=noise, steps=steps)
@@ -230,11 +229,10 @@ def test_samplers(sd15, sampler):
 
 def test_attention_guidance(sd15):
     """Perturbed attention calls the model once more, for the positive side alone."""
-    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-
+    guidance = extra_nodes("nodes_pag").PerturbedAttentionGuidance
     guided = [
-        PerturbedAttentionGuidance.execute(sd15.apply(), 3.0)[0],
-        sd15.apply(PerturbedAttentionGuidance.execute(sd15.model, 3.0)[0]),
+        guidance.execute(sd15.apply(), 3.0)[0],
+        sd15.apply(guidance.execute(sd15.model, 3.0)[0]),
     ]
     results = [sd15.sample(model) for model in guided]
     assert same(*results)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from rig.graphs import WORKFLOWS, read_workflow
+from rig.host import extra_nodes
 from rig.pack import the_pack
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -19,7 +20,7 @@ TITLE = 30  # height of a node's title, which lies above its pos
 @pytest.fixture(scope="module")
 def definitions() -> dict[str, type]:
     """Node type -> class: ComfyUI's own nodes that are always there, and ours."""
-    from comfy_extras import nodes_mask
+    nodes_mask = extra_nodes("nodes_mask")
 
     import nodes
 

@@ -58,6 +58,12 @@ def start() -> str | None:
     return None
 
 
+def extra_nodes(name: str) -> ModuleType:
+    """One of ComfyUI's comfy_extras modules, which the fork keeps one folder deeper."""
+    package = "comfy_extras.nodes" if is_installable_package(comfyui_folder()) else "comfy_extras"
+    return importlib.import_module(f"{package}.{name}")
+
+
 @functools.cache
 def base_directory() -> Path:
     """ComfyUI's models, input, output, temp and user folders in this process: temporary, empty at the start."""

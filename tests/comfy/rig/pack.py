@@ -66,8 +66,9 @@ class Pack:
 
 
 def widget_defaults(node) -> dict:
-    schema = node.GET_SCHEMA()
-    return {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+    """What the widgets of a node show at first."""
+    widgets = [widget for widget in node.GET_SCHEMA().inputs if hasattr(widget, "default")]
+    return {widget.id: widget.default for widget in widgets if widget.default is not None}
 
 
 @functools.cache
