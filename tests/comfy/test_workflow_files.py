@@ -20,11 +20,10 @@ TITLE = 30  # height of a node's title, which lies above its pos
 @pytest.fixture(scope="module")
 def definitions() -> dict[str, type]:
     """Node type -> class: ComfyUI's own nodes that are always there, and ours."""
-    nodes_mask = extra_nodes("nodes_mask")
-
     import nodes
 
-    return {**nodes.NODE_CLASS_MAPPINGS, **nodes_mask.NODE_CLASS_MAPPINGS, **the_pack().loaded.nodes}
+    masks = {name: getattr(extra_nodes("nodes_mask"), name) for name in ("SolidMask", "MaskComposite")}
+    return {**nodes.NODE_CLASS_MAPPINGS, **masks, **the_pack().loaded.nodes}
 
 
 def ui(name: str) -> dict:
