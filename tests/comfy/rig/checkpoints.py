@@ -43,7 +43,7 @@ def described_tensors(family: str) -> dict[str, Tensor]:
     config = described.model_config(described.full, torch.float16)
     meta = torch.device("meta")
     clip = config.clip_target({})
-    text = clip.clip(device=meta, dtype=torch.float16, **clip.params)
+    text = clip.clip(device=meta, dtype=torch.float16, **{"model_options": {}, **(clip.params or {})})
     with meta:
         unet = config.get_model({}, device=meta).diffusion_model
         vae = AutoencoderKL(ddconfig=VAE, embed_dim=4)
