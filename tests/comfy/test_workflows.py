@@ -3,6 +3,7 @@
 import pytest
 
 import main_job
+from rig import host
 from rig.graphs import WORKFLOWS, decode, read_workflow, small, upload_photos, values, write_models
 from rig.server import running_server
 
