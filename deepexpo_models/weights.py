@@ -22,6 +22,7 @@ KINDS = {  # kind -> the node that takes it
     "meaf": "Load MEAF",
     "identity": "Load Identity",
     "semantics": "Load Semantics",
+    "starter": "Load Starter",
 }
 MAX_HEADER_BYTES = 100_000_000  # the safetensors specification's own limit
 

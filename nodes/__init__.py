@@ -2,10 +2,10 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, edit, encode, faces, library, loaders
+from . import apply, edit, encode, faces, library, loaders, starter
 from .comfy_host.folders import register_folder
 
-MODULES = (loaders, faces, encode, edit, library, apply)
+MODULES = (loaders, faces, encode, edit, library, apply, starter)
 
 
 class DeepExPoExtension(ComfyExtension):

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from ..layers import GROUP_CHANNELS
 
 POSE_WIDTH = 6 + 2 + 1  # rotation, translation, log scale
+EXPRESSION_STRIDE = 2  # of the expression encoder's first layer
 CONSTANT_SIZE = 4  # pixels: where the generator starts and the discriminator ends
 
 
@@ -14,7 +15,8 @@ class DSIDConfig:
 
     image_size, expression_size: sides in pixels of the face crop and of the aligned crop that expression is read from.
     *_width: lengths of the vectors. *_channels: one entry per resolution, from the finest down (generator: from the
-    coarsest up); *_blocks: residual blocks per resolution. Encoders begin at half their picture's resolution.
+    coarsest up); *_blocks: residual blocks per resolution. The identity and the pose encoder begin at 1/stem_stride of the
+    picture's resolution, the expression encoder at half that of the aligned crop.
 
     Raises ValueError for what cannot be built, naming the values.
     """
@@ -22,6 +24,7 @@ class DSIDConfig:
     name: str
     image_size: int
     expression_size: int
+    stem_stride: int
     identity_width: int
     expression_width: int
     identity_channels: tuple[int, ...]
@@ -40,17 +43,19 @@ class DSIDConfig:
                 _require_count(field.name, getattr(self, field.name))
             elif field.type is not str:
                 object.__setattr__(self, field.name, _channels(field.name, getattr(self, field.name)))
-        for trunk, size in (("identity", "image_size"), ("pose", "image_size"), ("expression", "expression_size")):
-            self._require_divisible(f"{trunk}_channels", size)
+        whole, aligned = ("image_size", self.stem_stride), ("expression_size", EXPRESSION_STRIDE)
+        for trunk, begin in (("identity", whole), ("pose", whole), ("expression", aligned)):
+            self._require_divisible(f"{trunk}_channels", *begin)
         for net in ("generator_channels", "discriminator_channels"):
             self._require_reach(net)
 
-    def _require_divisible(self, trunk: str, size: str) -> None:
+    def _require_divisible(self, trunk: str, size: str, stride: int) -> None:
         stages, side = len(getattr(self, trunk)), getattr(self, size)
-        if side % 2**stages:
+        divisor = stride * 2 ** (stages - 1)
+        if side % divisor:
             raise ValueError(
-                f"{size} is {side}, but {trunk} has {stages} entries, each of which halves it; "
-                f"use a multiple of {2**stages}"
+                f"{size} is {side}, but {trunk} has {stages} entries, which begin at 1/{stride} of it and halve it from "
+                f"one to the next; use a multiple of {divisor}"
             )
 
     def _require_reach(self, net: str) -> None:
@@ -94,6 +99,7 @@ CONFIGS = {
         name="base",
         image_size=256,
         expression_size=128,
+        stem_stride=2,
         identity_width=512,
         expression_width=128,
         identity_channels=(64, 128, 256, 512, 512),
@@ -110,16 +116,17 @@ CONFIGS = {
         name="starter",
         image_size=128,
         expression_size=64,
+        stem_stride=4,
         identity_width=256,
         expression_width=64,
-        identity_channels=(24, 48, 96, 192, 192),
+        identity_channels=(48, 96, 160, 224),
         identity_blocks=1,
-        expression_channels=(24, 48, 96, 160),
+        expression_channels=(48, 96, 128, 160),
         expression_blocks=1,
-        pose_channels=(16, 32, 64, 96, 128),
+        pose_channels=(40, 64, 96, 128),
         pose_blocks=1,
-        generator_channels=(128, 128, 128, 96, 48, 24),
+        generator_channels=(128, 128, 128, 80, 40, 16),
         style_width=128,
-        discriminator_channels=(24, 48, 96, 128, 160, 160),
+        discriminator_channels=(16, 32, 64, 96, 128, 128),
     ),
 }

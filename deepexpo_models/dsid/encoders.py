@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..layers import VectorEncoder, require_pictures
 from .alignment import similarity_from_points, similarity_from_pose, warp
-from .config import POSE_WIDTH, DSIDConfig
+from .config import EXPRESSION_STRIDE, POSE_WIDTH, DSIDConfig
 from .rotation import matrix_to_rotation, rotation_to_matrix
 
 MAX_LOG_SCALE = 1.0  # a face between 1/e and e times its size at rest
@@ -20,7 +20,12 @@ class IdentityEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = VectorEncoder(
-            config.identity_channels, config.identity_blocks, config.identity_width, operations
+            config.image_size,
+            config.identity_channels,
+            config.identity_blocks,
+            config.identity_width,
+            config.stem_stride,
+            operations,
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,13 +44,20 @@ class SemanticEncoder(nn.Module):
     def __init__(self, config: DSIDConfig, operations=nn):
         super().__init__()
         self.config = config
-        self.pose = VectorEncoder(config.pose_channels, config.pose_blocks, POSE_WIDTH, operations)
+        self.pose = VectorEncoder(
+            config.image_size, config.pose_channels, config.pose_blocks, POSE_WIDTH, config.stem_stride, operations
+        )
         self.expression = VectorEncoder(
-            config.expression_channels, config.expression_blocks, config.expression_width, operations
+            config.expression_size,
+            config.expression_channels,
+            config.expression_blocks,
+            config.expression_width,
+            EXPRESSION_STRIDE,
+            operations,
         )
         if operations is nn:  # other layers are made to be loaded
-            nn.init.normal_(self.pose.head[-1].weight, std=POSE_HEAD_STD)
-            nn.init.zeros_(self.pose.head[-1].bias)
+            nn.init.normal_(self.pose.head.weight, std=POSE_HEAD_STD)
+            nn.init.zeros_(self.pose.head.bias)
 
     def forward(self, images: Tensor, points: Tensor | None = None) -> dict[str, Tensor]:
         """images (B, 3, S, S) in [-1, 1]; points (B, 5, 2) in crop coordinates (see `alignment`), NaN rows = not known.

@@ -93,18 +93,33 @@ DEFAULT_SETTINGS = {
 }
 
 
-def light_config(name: str, base: str, dsid: DSIDConfig, encoder: EncoderId, unet: UNetShape | None = None) -> MEAFConfig:
+def light_config(
+    name: str,
+    base: str,
+    dsid: DSIDConfig,
+    encoder: EncoderId,
+    unet: UNetShape | None = None,
+    fusion: str = "tokens",
+    expression_width: int = 512,
+    pose_width: int = 256,
+) -> MEAFConfig:
     """The default MEAF: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
     pose is fused: place and size of the face belong to the prompt.
 
-    base: key of FAMILIES, or a name of its own together with `unet`.
+    base: key of FAMILIES, or a name of its own together with `unet`; *_width: of the tokens of a stream. The printed
+    formula, fusion "paper", knows one token a stream.
     """
     if unet is None and base not in FAMILIES:
         raise ValueError(f"unknown base family {base!r}; known: {', '.join(FAMILIES)}")
     unet = unet or FAMILIES[base]
-    streams = {
-        "identity": StreamConfig(("identity",), dsid.identity_width, 2 * dsid.identity_width, 4, unet.context_width),
-        "expression": StreamConfig(("expression",), dsid.expression_width, 4 * dsid.expression_width, 8, 512),
-        "pose": StreamConfig(("rotation",), SEMANTIC_WIDTHS["rotation"], 256, 4, 256),
+    counts = (4, 8, 4) if fusion == "tokens" else (1, 1, 1)
+    rows = {
+        "identity": ("identity", dsid.identity_width, 2 * dsid.identity_width, unet.context_width),
+        "expression": ("expression", dsid.expression_width, 4 * dsid.expression_width, expression_width),
+        "pose": ("rotation", SEMANTIC_WIDTHS["rotation"], 256, pose_width),
     }
-    return MEAFConfig(name=name, base=base, unet=unet, fusion="tokens", streams=streams, encoder=encoder)
+    streams = {
+        name: StreamConfig((field,), width, hidden, count, token_width)
+        for (name, (field, width, hidden, token_width)), count in zip(rows.items(), counts)
+    }
+    return MEAFConfig(name=name, base=base, unet=unet, fusion=fusion, streams=streams, encoder=encoder)

@@ -14,6 +14,7 @@ IDS = {
     "DeepExPoLoadDSID", "DeepExPoLoadMEAF", "DeepExPoCropFace", "DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics",
     "DeepExPoApplyMEAF", "DeepExPoCombineSemantics", "DeepExPoBlendSemantics", "DeepExPoBlendIdentities", "DeepExPoReenact",
     "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
+    "DeepExPoLoadStarter",
 }  # fmt: skip
 
 

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepexpo_models.dsid import CONFIGS, DSID, TEMPLATE, Discriminator, DSIDConfig
-from deepexpo_models.layers import AdaptiveGroupNorm, AttentionPool, BlurPool, ResidualBlock
+from deepexpo_models.layers import AdaptiveGroupNorm, BlurPool, ResidualBlock, SpatialPool
 
 TINY = DSIDConfig(
     name="tiny",
     image_size=32,
     expression_size=16,
+    stem_stride=2,
     identity_width=24,
     expression_width=12,
     identity_channels=(8, 16, 24),
@@ -37,9 +38,9 @@ MILLIONS = {  # config -> part -> least and most parameters, in millions
         "critic": (22, 26),
     },
     "starter": {
-        "identity": (1, 1.5),
-        "expression": (0.4, 0.7),
-        "pose": (0.4, 0.6),
+        "identity": (1, 1.7),
+        "expression": (0.6, 1.0),
+        "pose": (0.3, 0.6),
         "generator": (1.3, 1.7),
         "critic": (1, 2),
     },
@@ -327,9 +328,9 @@ def test_blur_pool_shifts_nothing():
     assert torch.allclose(BlurPool()(ramp)[..., 1:-1], ramp.unfold(-1, 2, 2).mean(-1)[..., ::2, 1:-1], atol=1e-6)
 
 
-def test_attention_pool_can_tell_where_a_feature_is():
+def test_spatial_pool_can_tell_where_a_feature_is():
     torch.manual_seed(0)
-    pool, spot = AttentionPool(8), torch.zeros(2, 8, 6, 6)
+    pool, spot = SpatialPool(8, 6), torch.zeros(2, 8, 6, 6)
     spot[0, :, 1, 1] = spot[1, :, 4, 4] = 5.0
     pooled = pool(spot)
     assert pooled.shape == (2, 8) and (pooled[0] - pooled[1]).abs().max() > 1e-3

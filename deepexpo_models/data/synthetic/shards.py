@@ -1,0 +1,183 @@
+"""Drawn faces on disk: what a training reads many times is drawn once.
+
+A group is a small film studio: PEOPLE people play the same FRAMES expressions and, in another order, the same poses:
+
+    person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
+
+so for every frame there are, of other people, one picture with its expression and another with its pose (the rendered
+triples of METHOD 2.9). The first half of a person's frames is one clip, one place and light; the rest another.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from .factors import (
+    GROUPS,
+    Scene,
+    concatenate,
+    sample_contexts,
+    sample_expressions,
+    sample_nuisance,
+    sample_people,
+    sample_poses,
+)
+from .render import render
+
+PEOPLE, FRAMES, GROUPS_PER_SHARD = 4, 8, 32
+SHARD = GROUPS_PER_SHARD * PEOPLE * FRAMES  # pictures
+
+
+@dataclass(frozen=True)
+class Frames:
+    """images (B, 3, S, S) in [-1, 1]; region, face (B, 1, S, S) in [0, 1]; points (B, 5, 2) in crop coordinates; scene."""
+
+    images: Tensor
+    region: Tensor
+    face: Tensor
+    points: Tensor
+    scene: Scene
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Rows of a store for one training step: `target` and, of the same person, `source` (same clip where `clip`) ; of other
+    people `expression` and `pose`, pictures with the target's expression and with its pose.
+    """
+
+    source: Tensor
+    target: Tensor
+    expression: Tensor
+    pose: Tensor
+
+
+def studio_scene(generator: Generator, split: str = "train") -> Scene:
+    """One group: PEOPLE x FRAMES scenes, person by person."""
+    expressions, poses = sample_expressions(FRAMES, generator), sample_poses(FRAMES, generator)
+    people = sample_people(PEOPLE, generator, split)
+    scenes = []
+    for person in range(PEOPLE):
+        clips = torch.arange(FRAMES) // (FRAMES // 2)
+        nuisance = sample_nuisance(2, generator)[clips]
+        nuisance[:, -1] = sample_nuisance(FRAMES, generator)[:, -1]  # grain differs from frame to frame
+        context = sample_contexts(2, generator)[clips]
+        order = (torch.arange(FRAMES) + person) % FRAMES
+        scenes.append(Scene(people[person].expand(FRAMES, -1), expressions, poses[order], nuisance, context))
+    return concatenate(scenes)
+
+
+def render_shard(index: int, seed: int, split: str, size: int) -> Frames:
+    """The SHARD pictures of one shard; the same numbers give the same pictures."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + index)
+    scene = concatenate([studio_scene(generator, split) for _ in range(GROUPS_PER_SHARD)])
+    drawn = render(scene, size)
+    return Frames(drawn.images, drawn.region, drawn.face, drawn.points, scene)
+
+
+def write_shard(folder: Path, index: int, seed: int = 0, split: str = "train", size: int = 128) -> Path:
+    """Draw one shard into folder/shard-<index>/; a whole one that is there already is left as it is."""
+    final, partial = folder / f"shard-{index:05d}", folder / f"partial-{index:05d}"
+    settings = {"index": index, "seed": seed, "split": split, "size": size}
+    if final.exists():
+        _require_same(final, settings)
+        return final
+    frames = render_shard(index, seed, split, size)
+    partial.mkdir(parents=True, exist_ok=True)
+    np.save(partial / "images.npy", ((frames.images + 1) * 127.5).round().byte().numpy())
+    planes = torch.nn.functional.avg_pool2d(torch.cat([frames.region, frames.face], dim=1), 2)
+    np.save(partial / "planes.npy", (planes * 255).round().byte().numpy())
+    np.save(partial / "points.npy", frames.points.numpy())
+    for name in GROUPS:
+        np.save(partial / f"{name}.npy", getattr(frames.scene, name).numpy())
+    (partial / "settings.json").write_text(json.dumps(settings))
+    os.replace(partial, final)
+    return final
+
+
+class ShardStore:
+    """All shards of a folder, read from disk as they are needed. Raises ValueError when there are none."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        paths = sorted(self.folder.glob("shard-*"))
+        if not paths:
+            raise ValueError(f"{folder} holds no drawn faces; draw some: python -m deepexpo_models.data.draw --out {folder}")
+        self.settings = json.loads((paths[0] / "settings.json").read_text())
+        names = ("images", "planes", "points", *GROUPS)
+        self._shards = [{name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names} for path in paths]
+
+    def __len__(self) -> int:
+        return SHARD * len(self._shards)
+
+    @property
+    def size(self) -> int:
+        return self.settings["size"]
+
+    def scene(self, rows: Tensor) -> Scene:
+        return Scene(**{name: self._read(name, rows) for name in GROUPS})
+
+    def frames(self, rows: Tensor) -> Frames:
+        """rows (B,) -> their pictures."""
+        planes = torch.nn.functional.interpolate(self._read("planes", rows).float() / 255, scale_factor=2, mode="bilinear")
+        return Frames(
+            self.images(rows), planes[:, :1], planes[:, 1:], self._read("points", rows).float(), self.scene(rows)
+        )  # fmt: skip
+
+    def images(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
+        return self._read("images", rows).float() / 127.5 - 1
+
+    def person(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B,) a number for each person."""
+        return rows // FRAMES
+
+    def sample_roles(self, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
+        """Roles for count targets of different groups (as far as there are that many), source from the target's own clip
+        with chance same_clip, else from the person's other clip.
+        """
+        groups = torch.randperm(len(self) // (PEOPLE * FRAMES), generator=generator)[:count]
+        groups = groups.repeat(count // len(groups) + 1)[:count]
+        person, frame = _draw(PEOPLE, count, generator), _draw(FRAMES, count, generator)
+        half = FRAMES // 2
+        same = torch.rand(count, generator=generator) < same_clip
+        clip = torch.where(same, frame // half, 1 - frame // half)
+        shift = 1 + _draw(half - 1, count, generator)
+        source = clip * half + torch.where(same, (frame + shift) % half, _draw(half, count, generator))
+        actor = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
+        poser = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
+        return Roles(
+            source=_row(groups, person, source),
+            target=_row(groups, person, frame),
+            expression=_row(groups, actor, frame),
+            pose=_row(groups, poser, (frame + person - poser) % FRAMES),
+        )
+
+    def _read(self, name: str, rows: Tensor) -> Tensor:
+        shard, place = (rows // SHARD).tolist(), (rows % SHARD).tolist()
+        return torch.from_numpy(np.stack([self._shards[s][name][p] for s, p in zip(shard, place)]))
+
+
+def subset(frames: Frames, rows) -> Frames:
+    """Some rows of a batch."""
+    return replace(
+        frames, **{n: getattr(frames, n)[rows] for n in ("images", "region", "face", "points")}, scene=frames.scene[rows]
+    )
+
+
+def _row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:
+    return (group * PEOPLE + person) * FRAMES + frame
+
+
+def _draw(limit: int, count: int, generator: Generator) -> Tensor:
+    return torch.randint(limit, (count,), generator=generator)
+
+
+def _require_same(folder: Path, settings: dict) -> None:
+    found = json.loads((folder / "settings.json").read_text())
+    if found != settings:
+        raise ValueError(f"{folder} was drawn with {found}, not with {settings}; choose another folder or delete it")

@@ -1,0 +1,358 @@
+"""A judge of drawn faces: it measures what a picture shows, and knows its own error.
+
+It is never a training loss and shares no weights with DSID. It learns from drawn faces whose factors are known, blurred,
+compressed and tinted as generators do, so that it judges generated pictures fairly.
+
+    python -m deepexpo_models.evaluation.judges --out weights/judge.safetensors --synthetic runs/faces --minutes 20
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, GROUPS, IDENTITY, POSE, Scene, concatenate, render, sample_scenes
+from ..data.synthetic.shards import ShardStore
+from ..dsid.alignment import similarity_from_pose, warp
+from ..dsid.rotation import euler_to_matrix, geodesic_angle, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
+from ..image import resize
+from ..layers import SpatialPool, Trunk
+from ..muon import Muon, split_parameters
+from ..weights import build_module, load_tensors, save_tensors
+from .degradations import degrade, no_faces
+
+LOOKS = tuple(factor for factor in IDENTITY if not factor.choices)  # identity factors that are numbers
+TEMPERATURE = 0.1  # of InfoNCE
+REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6-D rotation of a frontal head
+LOSS_WEIGHTS = {"expression": 8.0, "rotation": 4.0, "place": 2.0, "identity": 0.5, "looks": 2.0, "context": 0.3, "face": 0.3}
+GALLERY = 200  # people among whom a person is found again
+VIEWS = 3  # pictures of each of them
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Sizes in pixels and channels. Pictures of any size are resized to image_size."""
+
+    image_size: int = 128
+    scene_size: int = 64
+    expression_size: int = 64
+    scene_channels: tuple[int, ...] = (40, 80, 128, 192)
+    expression_channels: tuple[int, ...] = (40, 80, 128, 160)
+    identity_width: int = 64
+
+    @classmethod
+    def from_dict(cls, config: dict) -> "JudgeConfig":
+        """Raises ValueError for other fields than these."""
+        if config.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("its config is not that of a judge of this version; train it again")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What B pictures show, in the units of data.synthetic.GROUPS.
+
+    face (B,) probability that there is one; identity (B, D) of unit norm; looks (B, len(LOOKS)), the factors of identity
+    that are numbers; expression (B, 11); pose (B, 6); context (B, 6) class indices, float.
+    """
+
+    face: Tensor
+    identity: Tensor
+    looks: Tensor
+    expression: Tensor
+    pose: Tensor
+    context: Tensor
+
+
+class Reader(nn.Module):
+    """Features (B, C, side, side) -> (B, width): a spatial pool and a linear head of its own."""
+
+    def __init__(self, channels: int, side: int, width: int, operations=nn):
+        super().__init__()
+        self.pool = SpatialPool(channels, side, operations)
+        self.head = operations.Linear(channels, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.pool(features))
+
+
+class Judge(nn.Module):
+    """Pose, identity, context and the presence of a face from the whole picture; expression from a crop aligned by the
+    pose found. `errors` is what it knows of its own mistakes (see `own_errors`); empty before it was measured.
+    """
+
+    def __init__(self, config: JudgeConfig, operations=nn):
+        super().__init__()
+        self.config, self.errors = config, {}
+        channels, side = config.scene_channels[-1], config.scene_size // 2 ** len(config.scene_channels)
+        widths = {"pose": 9, "identity": config.identity_width, "face": 1, "context": sum(len(f.choices) for f in CONTEXT)}
+        self.scene = Trunk(config.scene_channels, 1, stem_stride=2, operations=operations)
+        self.readers = nn.ModuleDict({name: Reader(channels, side, width, operations) for name, width in widths.items()})
+        self.looks = operations.Linear(config.identity_width, len(LOOKS))
+        self.aligned = Trunk(config.expression_channels, 1, stem_stride=2, operations=operations)
+        side = config.expression_size // 2 ** len(config.expression_channels)
+        self.expression = Reader(config.expression_channels[-1], side, len(EXPRESSION), operations)
+
+    def read_scene(self, images: Tensor) -> dict[str, Tensor]:
+        """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) and looks in shares of their ranges,
+        identity (B, D), context and face logits."""
+        features = self.scene(F.interpolate(images, self.config.scene_size, mode="bilinear", antialias=True))
+        found = {name: reader(features) for name, reader in self.readers.items()}
+        rotation, place = found.pop("pose").split([6, 3], dim=1)
+        identity = F.normalize(found.pop("identity"), dim=1)
+        looks = self.looks(identity * self.config.identity_width**0.5)
+        rotation = rotation_to_matrix(rotation + rotation.new_tensor(REST))
+        return {"rotation": rotation, "place": place, "identity": identity, "looks": looks, **found}
+
+    def read_expression(self, images: Tensor, pose: Tensor) -> Tensor:
+        """images (B, 3, image_size, image_size), pose (B, 6) to align them by -> (B, 11) in shares of their ranges."""
+        rotation = matrix_to_rotation(euler_to_matrix(pose[:, :3]))
+        similarity = similarity_from_pose(rotation, pose[:, 3:5], pose[:, 5:])
+        return self.expression(self.aligned(warp(images, similarity, self.config.expression_size)))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Judgement:
+        """images (B, 3, H, W) in [-1, 1], one head each as data.synthetic frames it."""
+        images = resize(images.float(), self.config.image_size)
+        scene = self.read_scene(images)
+        pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], POSE[3:])], dim=1)
+        return Judgement(
+            face=scene["face"][:, 0].sigmoid(),
+            identity=scene["identity"],
+            looks=from_share(scene["looks"], LOOKS),
+            expression=from_share(self.read_expression(images, pose), EXPRESSION),
+            pose=pose,
+            context=torch.stack([part.argmax(1).float() for part in by_context(scene["context"]).values()], dim=1),
+        )
+
+
+def to_share(values: Tensor, factors: tuple) -> Tensor:
+    """(B, F) in the factors' units -> their places in the ranges, low = -1 and high = 1."""
+    low, high = values.new_tensor([f.low for f in factors]), values.new_tensor([f.high for f in factors])
+    return (values - low) / (high - low) * 2 - 1
+
+
+def from_share(shares: Tensor, factors: tuple) -> Tensor:
+    """Undoes `to_share`; what lies outside a range is put on its border."""
+    low, high = shares.new_tensor([f.low for f in factors]), shares.new_tensor([f.high for f in factors])
+    return low + (shares.clamp(-1, 1) + 1) / 2 * (high - low)
+
+
+def by_context(logits: Tensor) -> dict[str, Tensor]:
+    """(B, all choices) -> factor name -> (B, its choices)."""
+    widths = [len(factor.choices) for factor in CONTEXT]
+    return {factor.name: part for factor, part in zip(CONTEXT, logits.split(widths, dim=1), strict=True)}
+
+
+def true_looks(scene: Scene) -> Tensor:
+    """(B, len(LOOKS))."""
+    return scene.identity[:, [COLUMN[factor.name][1] for factor in LOOKS]]
+
+
+def save_judge(path: Path, judge: Judge) -> None:
+    """Write weights (float16), config and the judge's own errors to one safetensors file, whole or not at all."""
+    tensors = {name: tensor.half() for name, tensor in judge.state_dict().items()}
+    save_tensors(path, "judge", tensors, name="judge", config=asdict(judge.config), errors=json.dumps(judge.errors))
+
+
+def load_judge(path: Path) -> Judge:
+    """Read a judge, float32, in eval mode. Raises ValueError, in one sentence, for any other or damaged file."""
+    header, tensors = load_tensors(path, "judge")
+    try:
+        config, errors = JudgeConfig.from_dict(header.config), json.loads(header.metadata.get("errors", "{}"))
+    except ValueError as error:
+        raise ValueError(f"{header.path.name} cannot be used: {error}") from error
+    judge = build_module(lambda layers: Judge(config, layers), nn, header, tensors).float()
+    judge.errors = errors
+    return judge
+
+
+def sample_views(people: int, views: int, generator: Generator, split: str) -> Scene:
+    """(people * views) scenes: the pictures of a person stand together and differ in all but the person. One in four has
+    an extreme pose."""
+    count = people * views
+    extreme = count // 4
+    scenes = concatenate([
+        sample_scenes(count - extreme, generator, split),
+        sample_scenes(extreme, generator, split, poses="extreme"),
+    ])[torch.randperm(count, generator=generator)]  # fmt: skip
+    persons = sample_scenes(people, generator, split).identity
+    return scenes.with_groups(identity=persons.repeat_interleave(views, dim=0))
+
+
+def sample_pairs(store: ShardStore, people: int, generator: Generator) -> tuple[Tensor, Scene]:
+    """Two pictures of each of so many people, of different clips, together: (2 * people, 3, S, S), half of them mirrored."""
+    roles = store.sample_roles(people, generator, same_clip=0.0)
+    rows = torch.stack([roles.target, roles.source], dim=1).flatten()
+    return mirror(store.images(rows), store.scene(rows), generator)
+
+
+def mirror(images: Tensor, scene: Scene, generator: Generator) -> tuple[Tensor, Scene]:
+    """Half of the pictures and their pose and expression seen in a mirror."""
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    names = [factor.name for factor in EXPRESSION]
+    other = {"left": "right", "right": "left"}
+    swapped = [names.index("_".join(other.get(word, word) for word in name.split("_"))) for name in names]
+    expression = scene.expression[:, swapped] * torch.tensor([-1.0 if name == "gaze_x" else 1.0 for name in names])
+    pose = scene.pose * torch.tensor([-1.0 if factor.name in ("yaw", "roll", "x") else 1.0 for factor in POSE])
+    here = chosen[:, None]
+    return torch.where(here[..., None, None], images.flip(-1), images), scene.with_groups(
+        expression=torch.where(here, expression, scene.expression), pose=torch.where(here, pose, scene.pose)
+    )
+
+
+def losses(judge: Judge, images: Tensor, scene: Scene, generator: Generator) -> dict[str, Tensor]:
+    """Named terms, before LOSS_WEIGHTS. images (2 P, 3, S, S): two of each person, one after the other."""
+    found = judge.read_scene(images)
+    noise = torch.randn(scene.pose.shape, generator=generator) * torch.tensor([0, 0, 3.0, 0.02, 0.02, 0.03])
+    aligned_by = (scene.pose.to(images.device) + noise.to(images.device)).float()  # as inexact as the judge's own pose
+    scene = Scene(**{group: getattr(scene, group).to(images.device) for group in GROUPS})
+    rotation = euler_to_matrix(scene.pose[:, :3])
+    present = torch.zeros(2 * len(images), 1, device=images.device)
+    strangers = no_faces(images, generator)
+    present[: len(images)] = 1
+    faces = torch.cat([found["face"], judge.read_scene(strangers)["face"]])
+    expression = judge.read_expression(images, aligned_by)
+    context = [
+        F.cross_entropy(part, scene.context[:, i].long()) for i, part in enumerate(by_context(found["context"]).values())
+    ]
+    return {
+        "expression": F.smooth_l1_loss(expression, to_share(scene.expression, EXPRESSION), beta=0.2),
+        "rotation": (found["rotation"] - rotation).square().sum((1, 2)).mean(),
+        "place": F.smooth_l1_loss(found["place"], to_share(scene.pose[:, 3:], POSE[3:]), beta=0.2),
+        "identity": info_nce(found["identity"]),
+        "looks": F.smooth_l1_loss(found["looks"], to_share(true_looks(scene), LOOKS), beta=0.2),
+        "context": torch.stack(context).mean(),
+        "face": F.binary_cross_entropy_with_logits(faces, present[: len(faces)]),
+    }
+
+
+def info_nce(embeddings: Tensor) -> Tensor:
+    """embeddings (2 P, D) of unit norm, pairs together -> how badly each finds its partner among all others (van den Oord
+    et al. 2018, "Representation Learning with Contrastive Predictive Coding")."""
+    logits = embeddings @ embeddings.T / TEMPERATURE
+    logits = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -math.inf)
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device) ^ 1)
+
+
+@torch.no_grad()
+def own_errors(judge: Judge, generator: Generator, people: int = GALLERY, spoilt: bool = False) -> dict[str, float]:
+    """The judge's errors on people it has never seen; spoilt: on degraded pictures.
+
+    Per factor `<name> mae` (its units) and `<name> r2`; `rotation degrees` (mean geodesic); `<context> accuracy`;
+    `identity top1` among `people`, `identity same` and `identity other` (mean cosines), and the shares of `faces missed` and
+    of `no faces taken`.
+    """
+    scene = sample_views(people, VIEWS, generator, "test")
+    images = render(scene, judge.config.image_size).images
+    images = degrade(images, generator) if spoilt else images
+    device = next(judge.parameters()).device
+    parts = [judge(part.to(device)) for part in images.split(32)]
+    found = Judgement(**{f.name: torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(Judgement)})
+    strangers = torch.cat([judge(no_faces(part, generator).to(device)).face.cpu() for part in images[: 2 * GALLERY].split(32)])
+    turned = geodesic_angle(euler_to_matrix(found.pose[:, :3]), euler_to_matrix(scene.pose[:, :3]))
+    return {
+        **_regression_errors(found.expression, scene.expression, EXPRESSION),
+        **_regression_errors(found.pose, scene.pose, POSE),
+        "rotation degrees": torch.rad2deg(turned).mean().item(),
+        **_regression_errors(found.looks, true_looks(scene), LOOKS),
+        **{
+            f"{factor.name} accuracy": (found.context[:, i] == scene.context[:, i]).float().mean().item()
+            for i, factor in enumerate(CONTEXT)
+        },
+        **_recognition(found.identity.unflatten(0, (people, VIEWS))),
+        "faces missed": (found.face < 0.5).float().mean().item(),
+        "no faces taken": (strangers >= 0.5).float().mean().item(),
+    }
+
+
+def _regression_errors(found: Tensor, true: Tensor, factors: tuple) -> dict[str, float]:
+    mae = (found - true).abs().mean(0)
+    r2 = 1 - (found - true).square().mean(0) / true.var(0, unbiased=False)
+    return {f"{f.name} {what}": row[i].item() for i, f in enumerate(factors) for what, row in (("mae", mae), ("r2", r2))}
+
+
+def _recognition(identity: Tensor) -> dict[str, float]:
+    """identity (people, VIEWS, D)."""
+    cosines = identity[:, 1] @ identity[:, 0].T
+    same = torch.eye(len(cosines), dtype=torch.bool)
+    return {
+        "identity top1": (cosines.argmax(1) == torch.arange(len(cosines))).float().mean().item(),
+        "identity same": cosines[same].mean().item(),
+        "identity other": cosines[~same].mean().item(),
+    }
+
+
+def train(
+    out: Path, synthetic: Path, minutes: float, *, config: JudgeConfig | None = None, people: int = 24,
+    learning_rate: float = 2e-3, seed: int = 0, device: str = "cpu", save_minutes: float = 5.0, log=print,
+) -> Judge:  # fmt: skip
+    """Train for `minutes` on drawn faces, save every `save_minutes` and at the end, with the judge's own errors; returns the
+    averaged judge. A step takes pairs of `people`. The learning rate follows the clock: a warm-up of 3%, then a cosine.
+    """
+    torch.manual_seed(seed)
+    generator, store = torch.Generator().manual_seed(seed), ShardStore(synthetic)
+    judge = Judge(config or JudgeConfig()).to(device)
+    averaged = copy.deepcopy(judge).eval().requires_grad_(False)
+    optimizer = Muon(*split_parameters([judge], ("stem", "head")), learning_rate)
+    start, saved, step, means = time.monotonic(), 0.0, 0, {}
+    while (elapsed := (time.monotonic() - start) / 60) < minutes or step == 0:
+        share = min(elapsed / minutes, 1.0) if minutes else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(share / 0.03 + 0.02, 1) * (0.51 + 0.49 * math.cos(math.pi * share))
+        images, scene = sample_pairs(store, people, generator)
+        terms = losses(judge, degrade(images.to(device), generator), scene, generator)
+        optimizer.zero_grad(set_to_none=True)
+        sum(LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 5.0)
+        optimizer.step()
+        _average(averaged, judge, decay=min(0.99, (step + 1) / (step + 10)))
+        step += 1
+        means = {name: 0.95 * means.get(name, term.item()) + 0.05 * term.item() for name, term in terms.items()}
+        if step % 50 == 0:
+            log(f"{elapsed:5.1f} min, step {step}: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
+        if elapsed - saved > save_minutes:
+            save_judge(out, averaged)
+            saved = elapsed
+    measured = torch.Generator().manual_seed(seed + 1)
+    save_judge(out, averaged)
+    averaged.half().float()  # what the file holds is what is measured
+    averaged.errors = {
+        "steps": step,
+        "pictures": own_errors(averaged, measured),
+        "degraded pictures": own_errors(averaged, measured, spoilt=True),
+    }
+    save_judge(out, averaged)
+    return averaged
+
+
+@torch.no_grad()
+def _average(averaged: Judge, judge: Judge, decay: float) -> None:
+    for mean, new in zip(averaged.parameters(), judge.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    parser.add_argument("--synthetic", type=Path, required=True, help="folder of drawn faces (deepexpo_models.data.draw)")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    judge = train(options.out, options.synthetic, options.minutes, seed=options.seed, device=options.device)
+    for kind in ("pictures", "degraded pictures"):
+        print(kind + ": " + ", ".join(f"{name} {value:.3f}" for name, value in judge.errors[kind].items()))
+
+
+if __name__ == "__main__":
+    main()

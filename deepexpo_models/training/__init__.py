@@ -1,0 +1,1 @@
+"""Training: the engine that every loop stands on, and the trainers (`python -m deepexpo_models.training.train_...`)."""

@@ -1,0 +1,100 @@
+"""Batches of real faces for a DSID: clips, stills, and drawn triples that teach the split of the codes."""
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Generator, Tensor
+
+from ..data.frame_store import FrameBatch, FrameStore, split_people
+from ..data.masks import face_ellipse, region_mask
+from ..data.stills import index_stills
+from ..data.synthetic import EXPRESSION
+from ..data.video import index_clips
+from ..dsid import CONFIGS
+from ..dsid.alignment import place_of, similarity_from_points
+from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
+from .dsid_batches import Batch, DrawnFaces
+
+HELD_OUT = 64  # pairs that the meters are read on
+
+
+class RealFaces:
+    """Pairs from settings.clips and settings.stills, with a teacher of drawn triples in settings.teacher of the steps.
+
+    Raises ValueError for folders without usable files, fewer than two people, a share outside [0, 1], a teacher without
+    drawn faces, and drawn faces of another size than the DSID reads.
+    """
+
+    def __init__(self, settings):
+        for name in ("stills_share", "teacher"):
+            if not 0 <= getattr(settings, name) <= 1:
+                raise ValueError(f"{name} is {getattr(settings, name)}; it is a share, from 0 to 1")
+        self.size = CONFIGS[settings.config].image_size
+        self.stills_share, self.teacher = settings.stills_share, settings.teacher
+        self.drawn = self._drawn(settings)
+        train, held = split_people(_clips(settings))
+        self.train, self.held = FrameStore(train, self.size), FrameStore(held, self.size)
+
+    def sample(self, count: int, generator: Generator) -> Batch:
+        if self.teacher and _agreed(float(torch.rand((), generator=generator))) < self.teacher:
+            return self.drawn.sample(count, generator)
+        return real_batch(self.train.sample_pairs(count, generator, stills_share=self.stills_share))
+
+    def held_out(self, engine) -> Batch:
+        """Pairs of people that no training sees, always the same ones, frames far apart."""
+        count = min(HELD_OUT, max(8, self.held.people))
+        generator = torch.Generator().manual_seed(7)
+        return real_batch(self.held.sample_pairs(count, generator, far=1.0, stills_share=self.stills_share))
+
+    def _drawn(self, settings) -> DrawnFaces | None:
+        if not settings.teacher:
+            return None
+        if not settings.synthetic:
+            raise ValueError("teacher is a share of drawn triples; give their folder as --synthetic too")
+        drawn = DrawnFaces(settings.synthetic, True, settings.same_clip)
+        if drawn.size != self.size:
+            raise ValueError(f"{settings.synthetic} has faces of {drawn.size} pixels, the DSID reads {self.size}; draw others")
+        return drawn
+
+
+def real_batch(pairs: FrameBatch) -> Batch:
+    """first lends the identity, second all else; what is not known of it is NaN, and its masks those of any face."""
+    pose = pose_from_labels(pairs.second_points, pairs.second_euler)
+    size = pairs.second.shape[-1]
+    return Batch(
+        source=pairs.first,
+        target=pairs.second,
+        expression=pairs.second,
+        pose=pairs.second,
+        region=region_mask(pairs.second_points, size),
+        face=face_ellipse(pairs.second_points, size),
+        source_points=pairs.first_points,
+        target_pose=pose,
+        expression_pose=pose,
+        label=torch.full((len(pairs.second), len(EXPRESSION)), torch.nan),
+        person=pairs.person,
+        taught=False,
+    )
+
+
+def pose_from_labels(points: Tensor, euler: Tensor) -> dict[str, Tensor]:
+    """points (B, 5, 2) in crop coordinates, euler (B, 3) in degrees -> pose codes, place and scale from the points.
+
+    A row's rotation is NaN too where its points are: losses take a row with a rotation for one that is known whole.
+    """
+    _, translation, log_scale = place_of(similarity_from_points(points))
+    rotation = matrix_to_rotation(euler_to_matrix(euler))
+    known = translation.isfinite().all(dim=-1, keepdim=True) & rotation.isfinite().all(dim=-1, keepdim=True)
+    return {"rotation": torch.where(known, rotation, torch.nan), "translation": translation, "log_scale": log_scale}
+
+
+def _clips(settings) -> list:
+    reports = [index(folder) for index, folder in ((index_clips, settings.clips), (index_stills, settings.stills)) if folder]
+    for report in reports:
+        PartialState().print(report.summary(), flush=True)
+    return [clip for report in reports for clip in report.clips]
+
+
+def _agreed(draw: float) -> float:
+    """All processes take the first one's draw: a step's loss terms, and so its gathers, must be the same in all of them."""
+    return gather_object([draw])[0]

@@ -1,0 +1,175 @@
+"""One DSID step as a module: pictures in, named loss terms out (METHOD 2.3). DistributedDataParallel wraps it whole."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ..data.synthetic import EXPRESSION
+from ..data.transforms import augment_identity_input, augment_semantic_input, random_similarity, transform_pose
+from ..dsid import DSID
+from ..dsid.alignment import invert_similarity, similarity_from_pose, warp
+from ..dsid.losses import (
+    Perceptual,
+    cross_correlation,
+    info_nce,
+    pose_error,
+    reconstruction,
+    standardised,
+    variance_floor,
+    weight_map,
+)
+from ..dsid.rotation import geodesic_angle, rotation_to_matrix
+from .dsid_batches import Batch
+from .processes import gather_with_grad
+
+JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in training: at use it comes from a found pose
+
+
+@dataclass(frozen=True)
+class Switches:
+    """The measures against leakage, each of which an ablation can leave out; generated: rows that are drawn per step."""
+
+    augment: bool
+    align: bool
+    region_weight: float
+    generated: int
+    vgg: str
+    cycle: bool
+    equivariance: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    identity: Tensor
+    semantics: dict[str, Tensor]
+
+
+class DSIDStep(nn.Module):
+    """forward(batch, generator) -> (terms, made, shown): unweighted loss terms, the pictures drawn and what they should be."""
+
+    def __init__(self, model: DSID, switches: Switches):
+        super().__init__()
+        self.model, self.switches = model, switches
+        self.perceptual = Perceptual(switches.vgg) if switches.vgg else None
+        self.probe = nn.Linear(model.config.expression_width, len(EXPRESSION))  # reads the labelled factors from the code
+
+    def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
+        other = self.model.encode_identity(self._identity_view(batch.target, generator, None))
+        own = self._semantics(batch.target, generator, batch.target_pose)
+        lent = self._lent(batch, own, generator)
+        rows = slice(0, self.switches.generated)
+        made = self.model.reenact(identity[rows], **{name: code[rows] for name, code in lent.items()})
+        terms = self._picture_terms(made, batch, rows)
+        terms |= self._code_terms(batch, identity, other, own, lent, generator)
+        if self.switches.cycle:
+            terms |= self._cycle_terms(made, identity[rows], {name: code[rows] for name, code in lent.items()}, generator)
+        return terms, made, batch.target[rows]
+
+    def _identity_view(self, images: Tensor, generator: Generator, points: Tensor | None) -> Tensor:
+        return augment_identity_input(images, generator, points) if self.switches.augment else images
+
+    def _semantic_view(self, images: Tensor, generator: Generator) -> Tensor:
+        return augment_semantic_input(images, generator) if self.switches.augment else images
+
+    def _semantics(self, images: Tensor, generator: Generator, label: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        view = self._semantic_view(images, generator)
+        pose = self.model.semantic_encoder.encode_pose(view)
+        return {"expression": self._expression(view, _known(label, pose), generator), **pose}
+
+    def _expression(self, view: Tensor, pose: dict[str, Tensor], generator: Generator) -> Tensor:
+        """Read from the crop that a pose aligns, a little off; unaligned, from the middle of the crop."""
+        if self.switches.align:
+            jitter = random_similarity(len(view), generator, **JITTER).to(view.device)
+            place = transform_pose(_held(pose), jitter)
+        else:
+            place = {name: torch.zeros_like(code) for name, code in pose.items()}
+            place["rotation"] = place["rotation"] + place["rotation"].new_tensor([1, 0, 0, 0, 1, 0])
+        return self.model.semantic_encoder.expression(
+            warp(view, similarity_from_pose(**place), self.model.config.expression_size)
+        )
+
+    def _lent(self, batch: Batch, own: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        """The semantics that the target is drawn from: other people's where they play the same scene."""
+        if not batch.taught:
+            return own
+        pose = self.model.semantic_encoder.encode_pose(self._semantic_view(batch.pose, generator))
+        view = self._semantic_view(batch.expression, generator)
+        return {"expression": self._expression(view, batch.expression_pose, generator), **pose}
+
+    def _picture_terms(self, made: Tensor, batch: Batch, rows: slice) -> dict[str, Tensor]:
+        target = batch.target[rows]
+        weights = weight_map(batch.region[rows], batch.face[rows], self.switches.region_weight)
+        terms = {"picture": reconstruction(made, target, weights)}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(made, target)
+        return terms
+
+    def _code_terms(self, batch, identity, other, own, lent, generator) -> dict[str, Tensor]:
+        identities = [gather_with_grad(code) for code in (identity, other)]
+        faces, expressions = gather_with_grad(own["expression"]), gather_with_grad(lent["expression"])
+        poses = torch.cat([gather_with_grad(lent[name]) for name in ("rotation", "translation", "log_scale")], dim=-1)
+        terms = {
+            "identity": info_nce(*identities),
+            "pose": pose_error(own, batch.target_pose),
+            "pair": cross_correlation(identities[0], torch.cat([faces, poses], dim=-1)),
+            "floor": variance_floor(faces),
+            "size": (faces.float().square().mean() - 1).square(),
+            "label": (self._label(own, batch.label) + self._label(lent, batch.label)) / 2,
+        }
+        if self.switches.equivariance:
+            terms["equivariance"] = self._equivariance(batch.pose, generator)
+        if batch.taught:
+            terms["pose"] = (terms["pose"] + pose_error(lent, batch.target_pose)) / 2
+            terms["expression"] = info_nce(*standardised(faces, expressions))
+        else:
+            terms["frames"] = self._frames(batch, faces, generator)
+        return terms
+
+    def _label(self, semantics: dict[str, Tensor], label: Tensor) -> Tensor:
+        """Squared error of the factors that are known, in units of their range, read linearly from the expression code."""
+        known = label.isfinite()
+        if not known.any():
+            return self.probe(semantics["expression"]).sum() * 0
+        return (self.probe(semantics["expression"])[known] - label[known]).float().square().mean()
+
+    def _frames(self, batch: Batch, faces: Tensor, generator: Generator) -> Tensor:
+        """What the semantics of two frames of a clip share is the identity (`L_pair`)."""
+        return cross_correlation(faces, gather_with_grad(self._semantics(batch.source, generator)["expression"]))
+
+    def _equivariance(self, images: Tensor, generator: Generator) -> Tensor:
+        """A picture turned, moved and scaled has the pose turned, moved and scaled (METHOD 2.4): needs no labels."""
+        few = images[: max(2, len(images) // 4)]
+        moved = random_similarity(len(few), generator).to(few.device)
+        found = self.model.semantic_encoder.encode_pose(few)
+        expected = transform_pose({name: code.detach() for name, code in found.items()}, moved)
+        return pose_error(self.model.semantic_encoder.encode_pose(_moved(few, moved)), expected)
+
+    def _cycle_terms(self, made: Tensor, identity: Tensor, lent: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        """What was drawn from three people's codes reads as those codes again, through colours that hide nothing."""
+        again = self._semantics(made, generator)
+        person = self.model.encode_identity(made)
+        turn = geodesic_angle(*[rotation_to_matrix(codes["rotation"].float()) for codes in (again, _held(lent))])
+        return {
+            "cycle": 1 - F.cosine_similarity(again["expression"].float(), lent["expression"].detach().float()).mean()
+            + 1 - F.cosine_similarity(person.float(), identity.detach().float()).mean()
+            + turn.mean()
+        }  # fmt: skip
+
+
+def _known(label: dict[str, Tensor] | None, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The labels where there are any, else the pose found: early in a run a found pose aligns nothing."""
+    if label is None:
+        return found
+    return {name: torch.where(label[name].isfinite(), label[name], code.detach()) for name, code in found.items()}
+
+
+def _moved(images: Tensor, similarity: Tensor) -> Tensor:
+    """Content moved by similarity: the picture is sampled where the inverse points."""
+    return warp(images, invert_similarity(similarity), images.shape[-1])
+
+
+def _held(codes: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: code.detach() for name, code in codes.items()}

@@ -1,0 +1,92 @@
+"""What one MEAF step is shown: latents and captions of a target, and the codes that its streams shall follow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ..data.synthetic import captions
+from ..data.synthetic.shards import ShardStore
+from ..dsid import DSID
+from .bases import Base
+
+CODES = ("identity", "expression", "rotation", "translation", "log_scale")
+CHUNK = 64
+SELF_SHARE = 0.25  # of the samples whose expression and pose are read from the target itself
+AT_REST_SHARE = 0.15  # ... of those whose expression comes from the identity picture of the same clip (METHOD 3.4)
+
+
+@dataclass(frozen=True)
+class MEAFBatch:
+    """latents (B, C, h, w), captions, codes: field -> (B, width); face and region (B, 1, h, w) in [0, 1]; images (B, 3, S, S)
+    of the target in [-1, 1]; identity_images of the person; same_video (B,) bool: identity and target are of one clip.
+    """
+
+    latents: Tensor
+    captions: list[str]
+    codes: dict[str, Tensor]
+    face: Tensor
+    region: Tensor
+    images: Tensor
+    same_video: Tensor
+
+
+class DrawnTargets:
+    """Targets from shards. The encoders and the VAE are frozen, so every picture is encoded once and kept beside the run."""
+
+    def __init__(self, folder: str, cache: Path, dsid: DSID, base: Base, say=print):
+        self.store = ShardStore(folder)
+        if self.store.size != dsid.config.image_size or self.store.size != base.size:
+            raise ValueError(
+                f"{folder} holds faces of {self.store.size} pixels, the DSID reads {dsid.config.image_size} and the base makes "
+                f"{base.size}; draw faces of that size with deepexpo_models.data.draw --size"
+            )
+        self.codes = _cached(cache, "codes", self.store, say, lambda images: _codes(dsid, images))
+        self.latents = _cached(cache, "latents", self.store, say, lambda images: base.encode(images).flatten(1))
+        self._latent_shape = tuple(base.encode(self.store.images(torch.tensor([0]))).shape[1:])
+        self._widths = (dsid.config.identity_width, dsid.config.expression_width, 6, 2, 1)
+
+    def sample(self, count: int, generator: Generator) -> MEAFBatch:
+        """Identity from another frame, expression and pose from other people or from the target: the true picture is known."""
+        roles = self.store.sample_roles(count, generator, same_clip=0.25)
+        own, rest = torch.rand(count, generator=generator) < SELF_SHARE, torch.rand(count, generator=generator) < AT_REST_SHARE
+        target = roles.target
+        expression = torch.where(own, target, roles.expression)
+        pose = torch.where(own, target, roles.pose)
+        source = torch.where(own & rest, target, roles.source)
+        codes = self._read(source)["identity"], self._read(expression)["expression"], self._read(pose)
+        frames = self.store.frames(target)
+        side = self._latent_shape[-1]
+        return MEAFBatch(
+            latents=torch.from_numpy(self.latents[target.numpy()]).float().unflatten(1, self._latent_shape),
+            captions=captions(frames.scene, generator),
+            codes={**codes[2], "identity": codes[0], "expression": codes[1]},
+            face=torch.nn.functional.adaptive_avg_pool2d(frames.face, side),
+            region=torch.nn.functional.adaptive_avg_pool2d(frames.region, side),
+            images=frames.images,
+            same_video=torch.ones(count, dtype=torch.bool),
+        )
+
+    def _read(self, rows: Tensor) -> dict[str, Tensor]:
+        values = torch.from_numpy(self.codes[rows.numpy()]).float()
+        return dict(zip(CODES, values.split(self._widths, dim=1)))
+
+
+@torch.no_grad()
+def _codes(dsid: DSID, images: Tensor) -> Tensor:
+    semantics = dsid.encode_semantics(images)
+    return torch.cat([dsid.encode_identity(images), *[semantics[name] for name in CODES[1:]]], dim=1)
+
+
+def _cached(folder: Path, name: str, store: ShardStore, say, encode) -> np.ndarray:
+    """(N, width) of all pictures in the store, computed once: folder/<name>.npy."""
+    path = folder / f"{name}.npy"
+    if not path.exists():
+        say(f"encoding {len(store)} pictures: {name}")
+        parts = [encode(store.images(rows)).cpu().numpy() for rows in torch.arange(len(store)).split(CHUNK)]
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = np.concatenate(parts)
+        np.save(path, kept.astype(np.float16) if name == "latents" else kept)
+    return np.load(path, mmap_mode="r")

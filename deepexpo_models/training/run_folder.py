@@ -1,0 +1,163 @@
+"""A run's folder: settings.json, log.jsonl, samples/, states/, and TensorBoard's files when wanted."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "numpy")
+
+
+class RunFolder:
+    """Writes what one run leaves behind. Only the main process has one that writes; `writes=False` makes every call nothing.
+
+    Raises ValueError when the folder cannot be made or written.
+    """
+
+    def __init__(self, out: str, writes: bool = True, tensorboard: bool = False):
+        self.path = Path(out)
+        self.states = self.path / "states"
+        self.writes = writes
+        self.board = None
+        if not writes:
+            return
+        try:
+            (self.path / "samples").mkdir(parents=True, exist_ok=True)
+            self.states.mkdir(exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"the run folder {out} cannot be written ({error.strerror}); choose another --out") from error
+        self.board = _tensorboard(self.path) if tensorboard else None
+
+    def write_settings(self, settings, **facts) -> None:
+        """settings.json: effective settings, code, command line, versions, machine; those of earlier starts under `earlier`."""
+        if not self.writes:
+            return
+        path = self.path / "settings.json"
+        record = {
+            "settings": dataclasses.asdict(settings),
+            "trainer": type(settings).__name__,
+            "git": _git(),
+            "command": _command(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **_versions()},
+            **facts,
+        }
+        earlier = _read_json(path)
+        if earlier:
+            record["earlier"] = [*earlier.pop("earlier", []), earlier]
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        os.replace(partial, path)
+
+    def forget_after(self, step: int) -> None:
+        """Drop lines of log.jsonl beyond a step: a resumed run writes them anew. A line cut by a crash goes with them."""
+        path = self.path / "log.jsonl"
+        if not self.writes or not path.is_file():
+            return
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_in(line) <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+
+    def write_line(self, step: int, values: dict[str, float]) -> None:
+        """One line of log.jsonl: {"step": steps done, "time": seconds since 1970, name: value}; what is not finite is null."""
+        if not self.writes:
+            return
+        finite = {name: value if abs(value) < float("inf") else None for name, value in values.items()}
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 1), **finite}) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    def write_images(self, step: int, name: str, images: Tensor, columns: int) -> None:
+        """(B, 3, H, W) in [-1, 1] -> samples/<name>-<step>.png, `columns` pictures in a row."""
+        if not self.writes:
+            return
+        from PIL import Image
+
+        levels = image_grid(images, columns)
+        Image.fromarray(levels.numpy()).save(self.path / "samples" / f"{name}-{step:08d}.png")
+        if self.board is not None:
+            self.board.add_image(name, levels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self.board is not None:
+            self.board.flush()
+
+
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (rows * H + gaps, columns * W + gaps, 3) uint8, two pixels of white between pictures."""
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"a picture grid takes pictures (B, 3, H, W) in [-1, 1], got shape {tuple(images.shape)}")
+    if columns < 1:
+        raise ValueError(f"a picture grid has at least 1 column, got {columns}")
+    images = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows, gap = -(-count // columns), 2
+    grid = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=torch.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def _tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("TensorBoard is not installed; pip install tensorboard, or leave --tensorboard away") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _step_in(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _git() -> str:
+    """The commit this code is of, with `-dirty` when it was changed since; "unknown" outside a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _command() -> str:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+    return " ".join([program, *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,181 @@
+"""Train DSID: python -m deepexpo_models.training.train_dsid --out runs/dsid --synthetic FACES, or --clips FOLDER
+
+Phases (METHOD 2.6): pictures and codes from the start; after `critic_from` of the steps a critic joins; the penalties and
+the cycle rise between `ramp` shares of the run, because from the first step they would switch the codes off (METHOD 2.9).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, save_dsid
+from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
+from ..muon import Muon, split_parameters
+from .config import RunSettings, option, parse_settings
+from .dsid_batches import Batch, DrawnFaces, to_device
+from .dsid_meters import meters
+from .dsid_step import DSIDStep, Switches
+from .ema import EMA
+from .engine import Engine, make_scheduler
+
+R1_EVERY = 16
+NO_MATRICES = ("stem", "head", "to_rgb", "constant")  # first and last layers are left to Adam
+RAMPED = ("pair", "frames", "cycle")  # risen late; the other weights hold from the first step
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSIDSettings(RunSettings):
+    """Training of DSID."""
+
+    lr: float = option(2e-3, "learning rate after the warm-up")
+    config: str = option("starter", "sizes", choices=tuple(CONFIGS), fixed=True)
+    name: str = option("dsid", "name in the released file")
+    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    clips: str = option("", "folder of clips or frame folders, prepared by deepexpo_models.data.prepare or as they are")
+    stills: str = option("", "folder of single pictures, mixed in")
+    stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
+    init: str = option("", "a DSID file to start from")
+    augment: bool = option(True, "augment the encoders' inputs")
+    align: bool = option(True, "read expression from the aligned crop")
+    triples: bool = option(True, "drawn faces: expression and pose lent by other people; off: plain pairs as in clips")
+    teacher: float = option(0.0, "clips: share of steps that a batch of drawn triples (--synthetic) teaches the split")
+    same_clip: float = option(0.5, "share of pairs within one clip")
+    region_weight: float = option(8.0, "extra weight of eyes, brows and mouth")
+    generated: int = option(16, "rows of a batch that the generator draws")
+    vgg: str = option("", "safetensors file of torchvision's vgg19, for the perceptual loss")
+    critic_from: float = option(1.0, "share of the steps after which a critic joins; 1: never")
+    ramp: tuple[float, float] = option((0.25, 0.5), "shares of the steps between which pair, frames and cycle rise")
+    w_picture: float = option(1.0, "weight of the reconstruction")
+    w_perceptual: float = option(10.0, "weight of the perceptual loss")
+    w_identity: float = option(0.2, "weight of the identity's InfoNCE")
+    w_expression: float = option(0.3, "weight of the expression's InfoNCE between people who play the same face")
+    w_label: float = option(2.0, "weight of expression labels, where there are any: drawn factors, blendshapes")
+    w_pose: float = option(1.0, "weight of the pose labels")
+    w_equivariance: float = option(0.2, "weight of the in-plane equivariance")
+    w_pair: float = option(0.2, "weight of the correlation between identity and semantics")
+    w_frames: float = option(0.2, "weight of the correlation between the semantics of two frames")
+    w_floor: float = option(0.1, "weight of the floor under the expression's variance")
+    w_size: float = option(0.02, "weight that holds the expression's mean square at 1")
+    w_cycle: float = option(0.1, "weight of reading drawn pictures again")
+    w_critic: float = option(0.1, "weight of the critic's verdict")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.synthetic and not self.clips and not self.stills:
+            raise ValueError("there is nothing to train on; give --synthetic, --clips or --stills")
+
+
+def train(settings: DSIDSettings) -> Path | None:
+    """Run or resume; returns the released file, None when the run was stopped before its end."""
+    engine = Engine(settings)
+    data = _data(settings)
+    config = CONFIGS[settings.config]
+    model = DSID(config)
+    step_module = DSIDStep(model, _switches(settings))
+    probe = step_module.probe
+    critic = Discriminator(config)
+    optimizer = Muon(*split_parameters([model, probe], NO_MATRICES), settings.lr)
+    critic_optimizer = torch.optim.AdamW(critic.parameters(), settings.lr, betas=(0.0, 0.99))
+    schedule, ema = make_scheduler(optimizer, settings), EMA(model, settings.ema)
+    step_module, critic, optimizer, critic_optimizer = engine.prepare(step_module, critic, optimizer, critic_optimizer)
+    things = {"model": model, "probe": probe, "critic": critic, "optimizer": optimizer, "critic_optimizer": critic_optimizer}
+    for name, thing in {**things, "schedule": schedule, "ema": ema}.items():
+        engine.register(name, thing)
+
+    for step in engine.steps(engine.restore()):
+        progress = step / settings.steps
+        with_critic = progress >= settings.critic_from
+        for part in range(settings.accumulate):
+            generator = engine.generator(step, part)
+            batch = to_device(data.sample(settings.batch_size, generator), engine.device)
+            with engine.autocast():
+                terms, made, true = step_module(batch, generator)
+                if with_critic:
+                    terms["critic"] = hinge_generator(critic(made))
+            weighted = {name: term * _weight(settings, name, progress) for name, term in terms.items()}
+            engine.backward(sum(weighted.values()), weighted)
+        norm = engine.clip(model.parameters())
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        ema.update(model, step)
+        if with_critic:
+            terms["critic_loss"] = _train_critic(engine, critic, critic_optimizer, made.detach(), true, step)
+        engine.log(step, {**terms, "grad_norm": norm})
+        if settings.sample_every and (step + 1) % settings.sample_every == 0:
+            _report(engine, model, ema, data, settings, step + 1)
+
+    if not engine.finished:
+        return None
+    with ema.applied(model):
+        path = Path(settings.out) / "dsid.safetensors"
+        if engine.is_main:
+            save_dsid(path, model, encoder_id(settings.name, model))
+    return path
+
+
+def _switches(settings: DSIDSettings) -> Switches:
+    return Switches(
+        augment=settings.augment,
+        align=settings.align,
+        region_weight=settings.region_weight,
+        generated=settings.generated,
+        vgg=settings.vgg,
+        cycle=settings.w_cycle > 0,
+        equivariance=settings.w_equivariance > 0,
+    )
+
+
+def _data(settings: DSIDSettings):
+    if settings.clips or settings.stills:
+        from .dsid_clips import RealFaces
+
+        return RealFaces(settings)
+    return DrawnFaces(settings.synthetic, settings.triples, settings.same_clip)
+
+
+def _weight(settings: DSIDSettings, name: str, progress: float) -> float:
+    weight = getattr(settings, f"w_{name}")
+    if name not in RAMPED:
+        return weight
+    begin, end = settings.ramp
+    return weight * min(1.0, max(0.0, (progress - begin) / max(1e-9, end - begin)))
+
+
+def _train_critic(engine: Engine, critic, optimizer, made: Tensor, true: Tensor, step: int) -> Tensor:
+    lazily = step % R1_EVERY == 0
+    true = true.detach().requires_grad_(lazily)
+    with engine.autocast():
+        verdict = critic(true)
+        loss = hinge_critic(verdict, critic(made))
+        if lazily:
+            loss = loss + R1_EVERY * gradient_penalty(verdict, true)
+    optimizer.zero_grad()  # what the generator's pass left there
+    engine.accelerator.backward(loss)
+    optimizer.step(), optimizer.zero_grad()
+    return loss.detach()
+
+
+@torch.no_grad()
+def _report(engine: Engine, model: DSID, ema: EMA, data, settings: DSIDSettings, step: int) -> None:
+    """Meters on held-out people, and a sheet: identity, expression, pose, drawn, true."""
+    with ema.applied(model):
+        model.eval()
+        batch: Batch = to_device(data.held_out(engine), engine.device)
+        engine.log(step, meters(model, batch))
+        few = slice(0, 8)
+        semantics = model.encode_semantics(batch.expression[few])
+        pose = {name: code for name, code in model.encode_semantics(batch.pose[few]).items() if name != "expression"}
+        made = model.reenact(model.encode_identity(batch.source[few]), semantics["expression"], **pose)
+        columns = torch.stack([batch.source[few], batch.expression[few], batch.pose[few], made, batch.target[few]], dim=1)
+        engine.images(step, "swap", columns.flatten(0, 1), columns=5)
+        model.train()
+
+
+def main(argv: list[str] | None = None) -> None:
+    settings = parse_settings(DSIDSettings, argv, "Train DSID on drawn faces, clips and stills.")
+    train(settings)
+
+
+if __name__ == "__main__":
+    main()

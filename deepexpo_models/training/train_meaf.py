@@ -1,0 +1,226 @@
+"""Train MEAF light: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --synthetic FACES
+
+The base stays frozen. With real data (--clips, --stills) captions come from a .txt beside each clip or picture.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..dsid import DSID, load_dsid
+from ..dsid.losses import Perceptual
+from ..dsid.rotation import geodesic_angle, rotation_to_matrix
+from ..meaf import MEAF, AttachedMEAF, light_config, load_meaf, save_meaf
+from ..meaf.fusion import FUSIONS
+from ..muon import Muon, split_parameters
+from .bases import Base, load_base
+from .config import RunSettings, option, parse_settings
+from .diffusion_loss import min_snr_weights, sample_times
+from .ema import EMA
+from .engine import Engine, make_scheduler
+from .meaf_batches import DrawnTargets, MEAFBatch
+
+GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can (METHOD 3.1)
+IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MEAFSettings(RunSettings):
+    """Training of MEAF."""
+
+    lr: float = option(1e-3, "learning rate after the warm-up")
+    dsid: str = option(help="DSID file whose codes it shall read", fixed=True)
+    base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
+    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    clips: str = option("", "folder of clips or frame folders, with captions")
+    stills: str = option("", "folder of single pictures, with captions")
+    name: str = option("meaf", "name in the released file")
+    init: str = option("", "a MEAF file to start from")
+    freeze: tuple[str, ...] = option((), "streams that keep the weights of --init")
+    fusion: str = option("tokens", "how a stream is fused; paper is the printed formula", choices=tuple(FUSIONS), fixed=True)
+    expression_width: int = option(512, "width of the expression tokens", fixed=True)
+    pose_width: int = option(256, "width of the pose tokens", fixed=True)
+    drop_text: float = option(0.1, "share of empty prompts")
+    drop_stream: float = option(0.1, "share of each stream's codes left out, independently")
+    drop_streams: float = option(0.05, "share of samples without any code")
+    drop_all: float = option(0.05, "share of samples without codes and prompt")
+    face_weight: float = option(2.0, "extra weight of the face in the noise loss")
+    region_weight: float = option(4.0, "extra weight of eyes, brows and mouth in the noise loss")
+    snr_gamma: float = option(5.0, "min-SNR weighting (Hang et al. 2023)")
+    late_share: float = option(0.0, "share of the time steps drawn from the last 400 of 1000 only")
+    image_rows: int = option(0, "rows of a batch that are decoded for the picture losses; 0: none of them")
+    vgg: str = option("", "safetensors file of torchvision's vgg19, for the vgg loss")
+    w_identity: float = option(0.1, "weight of the identity of the decoded picture")
+    w_expression: float = option(0.1, "weight of its expression code")
+    w_pose: float = option(0.05, "weight of its rotation")
+    w_vgg: float = option(0.01, "weight of VGG features against the target; samples of one video only")
+    w_mse: float = option(0.1, "weight of pixels against the target; samples of one video only")
+    w_prior: float = option(0.0, "weight that holds what is outside the face to the base's own finding")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.synthetic or self.clips or self.stills):
+            raise ValueError("there is nothing to train on; give --synthetic, --clips or --stills")
+        if self.freeze and not self.init:
+            raise ValueError("--freeze keeps streams of --init, which is not given")
+
+
+def train(settings: MEAFSettings) -> Path | None:
+    """Run or resume; returns the released file, None when the run was stopped before its end."""
+    engine = Engine(settings)
+    dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False)
+    base = load_base(settings.base, engine.device)
+    if settings.checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    data = _data(settings, dsid, base, engine)
+    dsid.to(engine.device)
+    meaf = _meaf(settings, dsid, base)
+    step_module = MEAFStep(meaf, base, dsid, settings)
+    optimizer, schedule, ema = _optimizer(meaf, settings), None, EMA(meaf, settings.ema)
+    schedule = make_scheduler(optimizer, settings)
+    step_module, optimizer = engine.prepare(step_module, optimizer)
+    for name, thing in {"meaf": meaf, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
+        engine.register(name, thing)
+
+    for step in engine.steps(engine.restore()):
+        for part in range(settings.accumulate):
+            generator = engine.generator(step, part)
+            batch = data.sample(settings.batch_size, generator)
+            with engine.autocast():
+                terms = step_module(batch, generator)
+            weighted = {name: term * getattr(settings, f"w_{name}", 1.0) for name, term in terms.items()}
+            engine.backward(sum(weighted.values()), weighted)
+        norm = engine.clip(meaf.parameters())
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        ema.update(meaf, step)
+        engine.log(step, {**terms, "grad_norm": norm, **gate_sizes(meaf)})
+
+    if not engine.finished:
+        return None
+    path = Path(settings.out) / "meaf.safetensors"
+    with ema.applied(meaf):
+        if engine.is_main:
+            save_meaf(path, meaf)
+    return path
+
+
+class MEAFStep(nn.Module):
+    """forward(batch, generator) -> named loss terms. Only MEAF's weights learn."""
+
+    def __init__(self, meaf: MEAF, base: Base, dsid: DSID, settings: MEAFSettings):
+        super().__init__()
+        self.meaf, self.settings = meaf, settings
+        self._frozen = (base, dsid)  # in a tuple: no part of this module's parameters
+        self.perceptual = (Perceptual(settings.vgg),) if settings.vgg else ()
+        self.snr_weights = min_snr_weights(base.schedule.alphas_cumprod, base.prediction, settings.snr_gamma)
+
+    def forward(self, batch: MEAFBatch, generator: Generator) -> dict[str, Tensor]:
+        base, _ = self._frozen
+        clean = batch.latents.to(next(self.meaf.parameters()).device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        times = sample_times(len(clean), generator, self.settings.late_share).to(clean.device)
+        kept = drops(len(clean), tuple(self.meaf.streams), self.settings, generator)
+        text = base.text([sentence if keep else "" for sentence, keep in zip(batch.captions, kept["text"])])
+        noisy = base.schedule.add_noise(clean, noise, times)
+        with AttachedMEAF(base.unet, self.meaf) as attached:
+            attached.condition(self._tokens(batch, kept, clean.device), dict.fromkeys(self.meaf.streams, 1.0))
+            found = base.unet(noisy, times, **text).sample.float()
+        weights = 1 + self.settings.face_weight * batch.face + self.settings.region_weight * batch.region
+        weights = (weights / weights.mean((1, 2, 3), keepdim=True)).to(clean)
+        error = (found - base.target(clean, noise, times)).square() * weights
+        terms = {"noise": (error.mean((1, 2, 3)) * self.snr_weights.to(clean)[times]).mean()}
+        if self.settings.w_prior:
+            with torch.no_grad():
+                own = base.unet(noisy, times, **text).sample.float()
+            terms["prior"] = ((found - own).square() * (1 - batch.face.to(clean))).mean()
+        if self.settings.image_rows:
+            whole = torch.stack([kept[name] for name in self.meaf.streams]).all(0)
+            rows = whole.nonzero().flatten()[: self.settings.image_rows].to(clean.device)
+            terms |= self._picture_terms(batch, base.clean(found[rows], noisy[rows], times[rows]), times[rows], rows)
+        return terms
+
+    def _tokens(self, batch: MEAFBatch, kept: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        tokens = {}
+        for name, stream in self.meaf.config.streams.items():
+            code = torch.cat([batch.codes[field] for field in stream.inputs], dim=-1).to(device)
+            there = kept[name].to(device)[:, None, None]
+            tokens[name] = torch.where(there, self.meaf.tokens(name, code), self.meaf.null_tokens(name))
+        return tokens
+
+    def _picture_terms(self, batch: MEAFBatch, clean: Tensor, times: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Losses of the picture that one step means, weighted by alpha_bar: at high noise it is a blur (METHOD 3.5)."""
+        base, dsid = self._frozen
+        if not len(rows):
+            return {}
+        trust = base.schedule.alphas_cumprod.to(clean)[times]
+        pictures = base.decode(clean)
+        codes = {name: code[rows.cpu()].to(clean) for name, code in batch.codes.items()}
+        semantics = dsid.encode_semantics(pictures)
+        turn = geodesic_angle(*[rotation_to_matrix(code["rotation"].float()) for code in (semantics, codes)])
+        each = {
+            "identity": 1 - (dsid.encode_identity(pictures) * codes["identity"]).sum(-1),
+            "expression": (semantics["expression"] - codes["expression"]).square().mean(-1),
+            "pose": turn.flatten(),
+        }
+        target = batch.images[rows.cpu()].to(clean)
+        same = batch.same_video[rows.cpu()].to(clean)
+        each["mse"] = (pictures - target).square().mean((1, 2, 3)) * same
+        terms = {name: (value * trust).mean() for name, value in each.items()}
+        if self.perceptual:
+            terms["vgg"] = self.perceptual[0](pictures * same[:, None, None, None], target * same[:, None, None, None])
+        return terms
+
+
+def drops(count: int, streams: tuple[str, ...], settings: MEAFSettings, generator: Generator) -> dict[str, Tensor]:
+    """What each sample keeps: "text" and stream names -> (count,) bool (METHOD 3.4)."""
+    draw = lambda share: torch.rand(count, generator=generator) >= share  # noqa: E731
+    any_stream, anything = draw(settings.drop_streams), draw(settings.drop_all)
+    kept = {name: draw(settings.drop_stream) & any_stream & anything for name in streams}
+    return {"text": draw(settings.drop_text) & anything, **kept}
+
+
+def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
+    """Mean size of each stream's gates: how much of it the U-Net hears."""
+    return {
+        f"gate/{name}": torch.stack([p.detach().abs() for key, p in stream.named_parameters() if key.endswith("gate")]).mean()
+        for name, stream in meaf.streams.items()
+    }
+
+
+def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
+    if settings.init:
+        meaf = load_meaf(Path(settings.init)).float()
+        for name in settings.freeze:
+            if name not in meaf.streams:
+                raise ValueError(f"{settings.init} has no stream {name!r} to freeze; it has {', '.join(meaf.streams)}")
+            meaf.streams[name].requires_grad_(False)
+        return meaf
+    widths = {"expression_width": settings.expression_width, "pose_width": settings.pose_width}
+    return MEAF(light_config(settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion, **widths))
+
+
+def _optimizer(meaf: MEAF, settings: MEAFSettings) -> torch.optim.Optimizer:
+    matrices, rest = split_parameters([meaf], ("null_tokens",))
+    matrices, rest = ([p for p in group if p.requires_grad] for group in (matrices, rest))
+    gates = [p for p in rest if p.ndim == 0]
+    optimizer = Muon(matrices, [p for p in rest if p.ndim], settings.lr)
+    optimizer.add_param_group({"params": gates, "orthogonal": False, "lr": GATE_SPEED * settings.lr})
+    return optimizer
+
+
+def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
+    if settings.clips or settings.stills:
+        from .meaf_clips import RealTargets
+
+        return RealTargets(settings, dsid, base)
+    return DrawnTargets(settings.synthetic, Path(settings.out), dsid, base, engine.say)
+
+
+def main(argv: list[str] | None = None) -> None:
+    train(parse_settings(MEAFSettings, argv, "Train MEAF light on a frozen base."))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Training of DSID end to end on tiny data: drawn shards, and real files that show drawn people."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from deepexpo_models.data.synthetic import COLUMN, render, shards, smooth_clip
+from deepexpo_models.dsid import CONFIGS, load_dsid
+from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
+from deepexpo_models.training import dsid_batches, train_dsid
+from deepexpo_models.training.dsid_clips import RealFaces, pose_from_labels
+from deepexpo_models.training.train_dsid import DSIDSettings
+
+SIZE = CONFIGS["starter"].image_size
+PEOPLE, FRAMES = 4, 12
+COMMON = ("--batch-size", "4", "--generated", "2", "--threads", "1", "--log-every", "1", "--warmup", "1")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    """Videos of PEOPLE drawn people who move smoothly, the last with labels; beside them stills of three others."""
+    root = tmp_path_factory.mktemp("films")
+    (root / "clips").mkdir()
+    for person in range(PEOPLE):
+        scene = smooth_clip(FRAMES, seeded(person), fps=10)
+        drawn = render(scene, SIZE)
+        writer = cv2.VideoWriter(str(root / f"clips/p{person}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (SIZE, SIZE))
+        for picture in pixels(drawn.images):
+            writer.write(picture[..., ::-1])
+        writer.release()
+        if person == PEOPLE - 1:
+            label = lambda row, s=scene, d=drawn: {  # noqa: E731
+                "points": ((d.points[row] + 1) * SIZE / 2).tolist(),
+                "pose": s.pose[row, :3].tolist(),
+            }
+            (root / f"clips/p{person}.json").write_text(json.dumps({"frames": {row: label(row) for row in range(FRAMES)}}))
+    (root / "stills").mkdir()
+    for person in range(3):
+        Image.fromarray(pixels(render(smooth_clip(1, seeded(9 + person)), SIZE).images)[0]).save(root / f"stills/s{person}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """One shard of two groups."""
+    folder = tmp_path_factory.mktemp("drawn")
+    with pytest.MonkeyPatch.context() as patch:
+        small_shards(patch)
+        shards.write_shard(folder, 0, size=SIZE)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Shards of two groups, and four held-out people."""
+    small_shards(monkeypatch)
+    whole = dsid_batches.held_out_faces
+    monkeypatch.setattr(dsid_batches, "held_out_faces", lambda size: whole(size, groups=4))
+
+
+def small_shards(patch) -> None:
+    patch.setattr(shards, "GROUPS_PER_SHARD", 2)
+    patch.setattr(shards, "SHARD", 2 * shards.PEOPLE * shards.FRAMES)
+
+
+def pixels(images: torch.Tensor) -> np.ndarray:
+    """(B, 3, S, S) in [-1, 1] -> (B, S, S, 3) uint8."""
+    return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+
+
+def run(*arguments) -> None:
+    train_dsid.main([str(argument) for argument in (*arguments, *COMMON)])
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def settings(films: Path, **changes) -> DSIDSettings:
+    return DSIDSettings(**{"out": "unused", "clips": str(films / "clips"), "stills": str(films / "stills")} | changes)
+
+
+def test_training_on_clips(films, tmp_path):
+    run("--clips", films / "clips", "--out", tmp_path, "--steps", 3, "--sample-every", 2)
+    lines = log(tmp_path)
+    values = [value for line in lines for value in line.values() if isinstance(value, float)]
+    assert len(lines) == 3 and all(map(math.isfinite, values))
+    assert {"picture", "identity", "frames", "pose", "cycle", "grad_norm"} <= set(lines[0]) and "expression" not in lines[0]
+    assert {"icc_identity", "psnr_self", "psnr_swap"} <= set(lines[1]), "meters on held-out people"
+    assert Image.open(next((tmp_path / "samples").glob("swap*.png"))).size[0] >= 5 * SIZE
+    model = load_dsid(tmp_path / "dsid.safetensors")
+    assert model.encode_identity(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, CONFIGS["starter"].identity_width)
+
+
+def test_training_on_drawn_faces_and_its_exact_resume(drawn, tmp_path):
+    """The state of step 2 alone, and the same command again: the same file as without a stop, bit by bit."""
+    command = ("--synthetic", drawn, "--out", tmp_path, "--steps", 3, "--save-every", 2, "--keep", 2, "--sample-every", 0)
+    run(*command)
+    lines = log(tmp_path)
+    assert {"picture", "expression", "pose"} <= set(lines[0]) and lines[0]["pose"] > 0
+    released = tmp_path / "dsid.safetensors"
+    straight = load_file(released)
+    released.unlink()
+    last = tmp_path / "states" / "state-00000003"
+    assert last.exists() and (tmp_path / "states" / "state-00000002").exists()
+    last.rename(tmp_path / "put-away")
+    run(*command)
+    again = load_file(released)
+    assert straight.keys() == again.keys() and all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+def test_clips_with_drawn_teacher_stills_and_critic(films, drawn, tmp_path):
+    """Every part at once: both kinds of batches occur, and the critic joins."""
+    run(
+        *("--clips", films / "clips", "--stills", films / "stills", "--synthetic", drawn, "--teacher", 0.5),
+        *("--out", tmp_path, "--steps", 4, "--critic-from", 0.5, "--sample-every", 0, "--seed", 1),
+    )
+    lines = log(tmp_path)
+    assert {"expression" in line for line in lines} == {True, False}
+    assert ["critic_loss" in line for line in lines] == [False, False, True, True]
+
+
+def test_batches_of_real_faces(films):
+    faces = RealFaces(settings(films))
+    assert faces.size == SIZE
+    batch, again = faces.sample(16, seeded(2)), faces.sample(16, seeded(2))
+    assert torch.equal(batch.source, again.source) and torch.equal(batch.person, again.person)
+    assert batch.source.shape == (16, 3, SIZE, SIZE) and not batch.taught
+    assert batch.expression is batch.target and batch.pose is batch.target
+    same = (batch.source == batch.target).flatten(1).all(1)
+    assert 0 < same.sum() < 16, "stills of one picture beside clips"
+    assert batch.region.shape == batch.face.shape == (16, 1, SIZE, SIZE)
+
+
+def test_held_out_people_are_no_others_and_always_the_same(films):
+    faces = RealFaces(settings(films))
+    held, train = ({clip.person for clip in store.clips} for store in (faces.held, faces.train))
+    assert held and train and not held & train
+    first, second = faces.held_out(None), faces.held_out(None)
+    assert torch.equal(first.target, second.target) and len(first.target) >= 8
+
+
+def test_labels_become_poses_where_there_are_any(films):
+    """Rows of the labelled person tell what the drawing was made from; the others' are NaN, and their masks anyone's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        faces = RealFaces(settings(films, stills=""))
+    stores = [store for store in (faces.train, faces.held) if any(clip.labels for clip in store.clips)]
+    pairs = stores[0].sample_pairs(24, seeded())
+    known = pairs.second_euler.isfinite().all(1)
+    pose = pose_from_labels(pairs.second_points, pairs.second_euler)
+    assert known.any() and pose["rotation"][known].isfinite().all() and pose["rotation"][~known].isnan().all()
+    truth = smooth_clip(FRAMES, seeded(PEOPLE - 1), fps=10).pose
+    angles = matrix_to_euler(rotation_to_matrix(pose["rotation"][known]))
+    nearest = torch.cdist(angles, truth[:, :3]).min(1)
+    assert nearest.values.max() < 0.1
+    expected = dsid_batches.true_pose(truth[nearest.indices])
+    assert (pose["translation"][known] - expected["translation"]).abs().max() < 0.12
+    assert (pose["log_scale"][known] - expected["log_scale"]).abs().max() < 0.35
+    assert COLUMN["yaw"] == ("pose", 0)
+
+
+def test_a_rotation_without_a_place_is_not_taken():
+    """pose_error judges a row by its rotation: half a label would make the loss NaN."""
+    points = torch.rand(4, 5, 2, generator=seeded())
+    points[1:3] = torch.nan
+    euler = torch.zeros(4, 3)
+    euler[2:] = torch.nan
+    pose = pose_from_labels(points, euler)
+    assert pose["rotation"].isfinite().all(1).tolist() == [True, False, False, False]
+    assert pose["translation"].isfinite().all(1).tolist() == [True, False, False, True]
+
+
+def test_teacher_comes_in_its_share(films, drawn):
+    faces = RealFaces(settings(films, synthetic=str(drawn), teacher=0.25, stills=""))
+    taught = [faces.sample(1, seeded(seed)).taught for seed in range(60)]
+    assert 5 < sum(taught) < 27
+    assert taught[:5] == [faces.sample(1, seeded(seed)).taught for seed in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"teacher": 0.5}, "give their folder as --synthetic"),
+        ({"stills_share": 1.5}, "stills_share is 1.5"),
+        ({"clips": "missing"}, "missing is not a folder"),
+        ({"config": "base", "synthetic": "drawn", "teacher": 0.5}, "the DSID reads 256"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(films, drawn, changes, sentence):
+    changes = {name: str(drawn) if value == "drawn" else value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=sentence):
+        RealFaces(settings(films, **changes))
