@@ -57,6 +57,7 @@ class FrameStore:
         self._pools = {still: self._by_person(still) for still in (False, True)}
         self._films: OrderedDict[Clip, _Film] = OrderedDict()
         self._told: set[Clip] = set()
+        self._broken: dict[Clip, str] = {}  # videos that are not decoded a second time
 
     @property
     def people(self) -> int:
@@ -137,11 +138,20 @@ class FrameStore:
 
     def _film(self, clip: Clip) -> _Film:
         if clip not in self._films:
-            self._films[clip] = _decode(clip, self.size)
+            self._films[clip] = self._decoded(clip)
             while len(self._films) > 1 and sum(film.frames.numel() for film in self._films.values()) > self.cache_bytes:
                 self._films.popitem(last=False)
         self._films.move_to_end(clip)
         return self._films[clip]
+
+    def _decoded(self, clip: Clip) -> _Film:
+        if clip in self._broken:
+            raise Unreadable(self._broken[clip])
+        try:
+            return _decode(clip, self.size)
+        except Unreadable as reason:
+            self._broken[clip] = str(reason)
+            raise
 
     def _by_person(self, still: bool) -> list[list[Clip]]:
         people: dict[str, list[Clip]] = {}

@@ -96,7 +96,10 @@ def read_picture(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255
+                upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(f"not a readable picture ({_first_line(error)})") from error
 
@@ -128,16 +131,16 @@ def read_labels(path: Path, skipped: list) -> tuple[dict[int, tuple[float, ...]]
         if fps is not None and not 0 < float(fps) < math.inf:
             raise ValueError(f"fps is {fps}")
         return labels, fps and float(fps)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         skipped.append((path, f"labels not used ({_first_line(error)})"))
         return {}, None
 
 
 def person_of(path: Path, root: Path, own_name: str) -> str:
     """The id of the person that a clip shows; own_name where nothing else tells."""
-    if "#" in path.name:
-        return path.name.split("#")[0]
     parts = path.relative_to(root).parts
+    if named := [part for part in parts if "#" in part]:
+        return named[-1].split("#")[0]
     return parts[0] if len(parts) > 1 else own_name
 
 

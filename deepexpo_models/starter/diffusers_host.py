@@ -89,7 +89,8 @@ def sample(
     """
     scheduler = EulerDiscreteScheduler(**BETAS, prediction_type=parts.config.prediction, timestep_spacing="linspace")
     scheduler.set_timesteps(steps)
-    latents = torch.randn(len(prompts), *parts.latent_shape, generator=generator) * scheduler.init_noise_sigma
+    noise = torch.randn(len(prompts), *parts.latent_shape, generator=generator, device=generator.device)
+    latents = noise.to(prompts) * scheduler.init_noise_sigma
     text = torch.cat([negative, prompts])
     for index, timestep in enumerate(scheduler.timesteps):
         if before_step is not None:

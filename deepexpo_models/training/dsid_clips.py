@@ -11,11 +11,12 @@ from ..data.stills import index_stills
 from ..data.synthetic import EXPRESSION
 from ..data.video import index_clips
 from ..dsid import CONFIGS
-from ..dsid.alignment import place_of, similarity_from_points
+from ..dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
 from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
 from .dsid_batches import Batch, DrawnFaces
 
 HELD_OUT = 64  # pairs that the meters are read on
+DEPTHS = (-0.80, -0.80, -1.00, -0.68, -0.68)  # of TEMPLATE's points before the axis the head turns about, in its unit
 
 
 class RealFaces:
@@ -78,14 +79,26 @@ def real_batch(pairs: FrameBatch) -> Batch:
 
 
 def pose_from_labels(points: Tensor, euler: Tensor) -> dict[str, Tensor]:
-    """points (B, 5, 2) in crop coordinates, euler (B, 3) in degrees -> pose codes, place and scale from the points.
+    """points (B, 5, 2) in crop coordinates, euler (B, 3) in degrees -> pose codes: rotation from euler, place and scale where
+    a face at rest would stand, as `dsid.alignment` measures them.
 
-    A row's rotation is NaN too where its points are: losses take a row with a rotation for one that is known whole.
+    The landmarks of a turned face lie beside the head's middle, by up to 0.4 half widths: with euler known the template is
+    turned too, in space, and fitted (least squares, without perspective). A row's rotation is NaN too where its points
+    are: losses take a row with a rotation for one that is known whole.
     """
     _, translation, log_scale = place_of(similarity_from_points(points))
-    rotation = matrix_to_rotation(euler_to_matrix(euler))
-    known = translation.isfinite().all(dim=-1, keepdim=True) & rotation.isfinite().all(dim=-1, keepdim=True)
-    return {"rotation": torch.where(known, rotation, torch.nan), "translation": translation, "log_scale": log_scale}
+    matrix = euler_to_matrix(euler)
+    depths = points.new_tensor(DEPTHS)[:, None]
+    seen = torch.cat([points.new_tensor(TEMPLATE), depths], dim=1) @ matrix[:, :2].transpose(1, 2)  # (B, 5, 2)
+    middle, centre = seen.mean(1, keepdim=True), points.mean(1, keepdim=True)
+    scale = ((seen - middle) * (points - centre)).sum((1, 2)) / (seen - middle).square().sum((1, 2))
+    turned = (centre - scale[:, None, None] * middle)[:, 0]
+    known = turned.isfinite().all(dim=-1, keepdim=True) & (scale > 0)[:, None]
+    return {
+        "rotation": torch.where(known, matrix_to_rotation(matrix), torch.nan),
+        "translation": torch.where(known, turned, translation),
+        "log_scale": torch.where(known, (scale / TIGHT).log()[:, None], log_scale),
+    }
 
 
 def _clips(settings) -> list:

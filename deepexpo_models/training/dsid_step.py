@@ -29,15 +29,18 @@ JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in tra
 
 @dataclass(frozen=True)
 class Switches:
-    """The measures against leakage, each of which an ablation can leave out; generated: rows that are drawn per step."""
+    """The measures against leakage, each of which an ablation can leave out; augment: strength; generated: rows that are
+    drawn per step; contrast: of the expressions of people who play the same face.
+    """
 
-    augment: bool
+    augment: float
     align: bool
     region_weight: float
     generated: int
     vgg: str
     cycle: bool
     equivariance: bool
+    contrast: bool
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,21 @@ class DSIDStep(nn.Module):
         own = self._semantics(batch.target, generator, batch.target_pose)
         lent = self._lent(batch, own, generator)
         rows = slice(0, self.switches.generated)
-        made = self.model.reenact(identity[rows], **{name: code[rows] for name, code in lent.items()})
-        terms = self._picture_terms(made, batch, rows)
-        terms |= self._code_terms(batch, identity, other, own, lent, generator)
-        if self.switches.cycle:
-            terms |= self._cycle_terms(made, identity[rows], {name: code[rows] for name, code in lent.items()}, generator)
+        terms, made = self._code_terms(batch, identity, other, own, lent, generator), batch.target[rows]
+        if self.switches.generated:
+            semantics = {name: code[rows] for name, code in lent.items()}
+            made = self.model.reenact(identity[rows], **semantics)
+            terms |= self._picture_terms(made, batch, rows)
+            if self.switches.cycle:
+                terms |= self._cycle_terms(made, identity[rows], semantics, generator)
         return terms, made, batch.target[rows]
 
     def _identity_view(self, images: Tensor, generator: Generator, points: Tensor | None) -> Tensor:
         return augment_identity_input(images, generator, points) if self.switches.augment else images
 
     def _semantic_view(self, images: Tensor, generator: Generator) -> Tensor:
-        return augment_semantic_input(images, generator) if self.switches.augment else images
+        strength = self.switches.augment
+        return augment_semantic_input(images, generator, strength) if strength else images
 
     def _semantics(self, images: Tensor, generator: Generator, label: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         view = self._semantic_view(images, generator)
@@ -93,7 +99,7 @@ class DSIDStep(nn.Module):
 
     def _lent(self, batch: Batch, own: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         """The semantics that the target is drawn from: other people's where they play the same scene."""
-        if not batch.taught:
+        if not batch.taught or not (self.switches.generated or self.switches.contrast):
             return own
         pose = self.model.semantic_encoder.encode_pose(self._semantic_view(batch.pose, generator))
         view = self._semantic_view(batch.expression, generator)
@@ -117,14 +123,15 @@ class DSIDStep(nn.Module):
             "pair": cross_correlation(identities[0], torch.cat([faces, poses], dim=-1)),
             "floor": variance_floor(faces),
             "size": (faces.float().square().mean() - 1).square(),
-            "label": (self._label(own, batch.label) + self._label(lent, batch.label)) / 2,
+            "label": self._label(own, batch.label),
         }
         if self.switches.equivariance:
             terms["equivariance"] = self._equivariance(batch.pose, generator)
-        if batch.taught:
+        if lent is not own:
+            terms["label"] = (terms["label"] + self._label(lent, batch.label)) / 2
             terms["pose"] = (terms["pose"] + pose_error(lent, batch.target_pose)) / 2
             terms["expression"] = info_nce(*standardised(faces, expressions))
-        else:
+        if not batch.taught:
             terms["frames"] = self._frames(batch, faces, generator)
         return terms
 

@@ -4,13 +4,14 @@ Phases (METHOD 2.6): pictures and codes from the start; after `critic_from` of t
 the cycle rise between `ramp` shares of the run, because from the first step they would switch the codes off (METHOD 2.9).
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, save_dsid
+from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsid
 from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
 from ..muon import Muon, split_parameters
 from .config import RunSettings, option, parse_settings
@@ -37,13 +38,14 @@ class DSIDSettings(RunSettings):
     stills: str = option("", "folder of single pictures, mixed in")
     stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
     init: str = option("", "a DSID file to start from")
-    augment: bool = option(True, "augment the encoders' inputs")
+    augment: float = option(1.0, "strength of the augmentation of the encoders' inputs; 0: none")
+    freeze: bool = option(False, "keep the encoders of --init: only the generator learns")
     align: bool = option(True, "read expression from the aligned crop")
     triples: bool = option(True, "drawn faces: expression and pose lent by other people; off: plain pairs as in clips")
     teacher: float = option(0.0, "clips: share of steps that a batch of drawn triples (--synthetic) teaches the split")
     same_clip: float = option(0.5, "share of pairs within one clip")
     region_weight: float = option(8.0, "extra weight of eyes, brows and mouth")
-    generated: int = option(16, "rows of a batch that the generator draws")
+    generated: int = option(16, "rows of a batch that the generator draws; 0: the encoders learn from labels and contrasts")
     vgg: str = option("", "safetensors file of torchvision's vgg19, for the perceptual loss")
     critic_from: float = option(1.0, "share of the steps after which a critic joins; 1: never")
     ramp: tuple[float, float] = option((0.25, 0.5), "shares of the steps between which pair, frames and cycle rise")
@@ -72,11 +74,12 @@ def train(settings: DSIDSettings) -> Path | None:
     engine = Engine(settings)
     data = _data(settings)
     config = CONFIGS[settings.config]
-    model = DSID(config)
+    model = _model(settings)
     step_module = DSIDStep(model, _switches(settings))
     probe = step_module.probe
     critic = Discriminator(config)
-    optimizer = Muon(*split_parameters([model, probe], NO_MATRICES), settings.lr)
+    learning = [[p for p in group if p.requires_grad] for group in split_parameters([model, probe], NO_MATRICES)]
+    optimizer = Muon(*learning, settings.lr)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), settings.lr, betas=(0.0, 0.99))
     schedule, ema = make_scheduler(optimizer, settings), EMA(model, settings.ema)
     step_module, critic, optimizer, critic_optimizer = engine.prepare(step_module, critic, optimizer, critic_optimizer)
@@ -110,8 +113,23 @@ def train(settings: DSIDSettings) -> Path | None:
     with ema.applied(model):
         path = Path(settings.out) / "dsid.safetensors"
         if engine.is_main:
-            save_dsid(path, model, encoder_id(settings.name, model))
+            released = copy.deepcopy(model).half()
+            save_dsid(path, released, model.encoder if settings.freeze else encoder_id(settings.name, released))
     return path
+
+
+def _model(settings: DSIDSettings) -> DSID:
+    config = CONFIGS[settings.config]
+    if not settings.init:
+        if settings.freeze:
+            raise ValueError("--freeze keeps the encoders of --init, which is not given")
+        return DSID(config)
+    model = load_dsid(Path(settings.init)).float()
+    if model.config != config:
+        raise ValueError(f"{settings.init} is of config {model.config.name!r}, not {settings.config!r}; give --config")
+    for encoder in (model.identity_encoder, model.semantic_encoder):
+        encoder.requires_grad_(not settings.freeze)
+    return model
 
 
 def _switches(settings: DSIDSettings) -> Switches:
@@ -123,6 +141,7 @@ def _switches(settings: DSIDSettings) -> Switches:
         vgg=settings.vgg,
         cycle=settings.w_cycle > 0,
         equivariance=settings.w_equivariance > 0,
+        contrast=settings.w_expression > 0,
     )
 
 

@@ -3,6 +3,7 @@
 The base stays frozen. With real data (--clips, --stills) captions come from a .txt beside each clip or picture.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import Generator, Tensor, nn
 from ..dsid import DSID, load_dsid
 from ..dsid.losses import Perceptual
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
-from ..meaf import MEAF, AttachedMEAF, light_config, load_meaf, save_meaf
+from ..meaf import MEAF, light_config, load_meaf, save_meaf
+from ..meaf.diffusers_host import AttachedMEAF
 from ..meaf.fusion import FUSIONS
 from ..muon import Muon, split_parameters
 from .bases import Base, load_base
@@ -102,7 +104,7 @@ def train(settings: MEAFSettings) -> Path | None:
     path = Path(settings.out) / "meaf.safetensors"
     with ema.applied(meaf):
         if engine.is_main:
-            save_meaf(path, meaf)
+            save_meaf(path, copy.deepcopy(meaf).half())
     return path
 
 

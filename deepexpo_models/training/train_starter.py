@@ -1,6 +1,6 @@
 """Train the starter base: python -m deepexpo_models.training.train_starter --part vae|text2image --out runs/x --synthetic FACES
 
-First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter.safetensors).
+First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter-base.safetensors).
 """
 
 from dataclasses import dataclass, replace
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..data.synthetic import CAPTION_WORDS, captions
-from ..data.synthetic.shards import FRAMES, ShardStore
 from ..dsid.losses import reconstruction, weight_map
 from ..muon import Muon, split_parameters
 from ..starter import STARTER, build_vocabulary
@@ -26,19 +25,19 @@ from ..starter.diffusers_host import (
     save_starter,
     training_scheduler,
 )
+from ..weights import read_header
 from .config import RunSettings, option, parse_settings
 from .diffusion_loss import min_snr_weights, sample_times
 from .ema import EMA
 from .engine import Engine, make_scheduler
+from .starter_data import CaptionedPictures, DrawnPictures
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
 FIRST_LOGVAR = -6.0  # of a latent; from 0 the noise hides the picture and hundreds of steps pass before anything is learned
-SHOWN = (
-    "a portrait of a person, red striped background, blue clothes, wearing a hat",
-    "a person, yellow background, green clothes, wearing glasses",
-    "a portrait of a person with long blond hair, smiling, purple dotted background, white clothes",
-    "a drawing of a person with black hair, with an open mouth, grey checkered background, orange clothes, wearing a scarf",
-)
+BACKGROUND = 0.6  # weight of what is no face, for the VAE
+HELD_OUT = 256  # pictures at most, the last of the data, that text2image never trains on
+COLOUR_WEIGHT = 6.0  # of squared errors of 8x8 means: L1 alone stayed content without the red-green axis for 1200 steps
+CHUNK = 64  # pictures that are encoded at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +46,23 @@ class StarterSettings(RunSettings):
 
     lr: float = option(2e-3, "learning rate after the warm-up")
     part: str = option(help="what to train", choices=("vae", "text2image"), fixed=True)
-    synthetic: str = option(help="folder of drawn faces (deepexpo_models.data.draw)")
+    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    stills: str = option("", "instead of them: folder of pictures, each with its caption in a .txt file of its name")
     vae: str = option("", "text2image: the starter file that holds the trained VAE")
     region_weight: float = option(6.0, "vae: extra weight of eyes, brows and mouth")
     crop: int = option(0, "vae: side of the random crops it is trained on, which are cheaper; 0: whole pictures")
     kl: float = option(1e-6, "vae: weight of the latents' Kullback-Leibler divergence")
     text_drop: float = option(0.1, "text2image: share of empty prompts")
     snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023)")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if bool(self.synthetic) == bool(self.stills):
+            raise ValueError("give either --synthetic or --stills, the pictures to train on")
+        if self.part == "text2image" and not self.vae:
+            raise ValueError("text2image needs --vae, the starter file that --part vae made")
+        if self.crop % 8 or not 0 <= self.crop <= STARTER.image_size:
+            raise ValueError(f"crop is {self.crop}; it is a multiple of 8 up to {STARTER.image_size}, or 0")
 
 
 def train(settings: StarterSettings) -> Path | None:
@@ -62,114 +71,173 @@ def train(settings: StarterSettings) -> Path | None:
 
 
 def _train_vae(settings: StarterSettings) -> Path | None:
-    engine, store = Engine(settings), ShardStore(settings.synthetic)
-    parts = build_starter(replace(STARTER, merges=build_vocabulary(CAPTION_WORDS)))
+    engine = Engine(settings)
+    data = _data(settings, engine)
+    parts = build_starter(replace(STARTER, merges=build_vocabulary(data.words)))
     with torch.no_grad():
         parts.vae.quant_conv.bias[parts.config.latent_channels :] = FIRST_LOGVAR
-    ema, (_, optimizer, schedule) = _registered(engine, settings, parts.vae)
+    if settings.checkpointing:
+        parts.vae.enable_gradient_checkpointing()
+    step_module, optimizer, schedule, ema = _prepared(engine, settings, VAEStep(parts.vae, settings.kl), parts.vae)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
             generator = engine.generator(step, part)
-            frames = store.frames(torch.randint(len(store), (settings.batch_size,), generator=generator))
+            frames = data.frames(torch.randint(len(data), (settings.batch_size,), generator=generator))
             window = _window(frames.images.shape[-1], settings.crop, generator)
-            images = frames.images[(..., *window)].to(engine.device)
+            images, region, face = (x[(..., *window)].to(engine.device) for x in (frames.images, frames.region, frames.face))
             with engine.autocast():
-                distribution = parts.vae.encode(images).latent_dist
-                made = parts.vae.decode(distribution.sample(generator)).sample
-            masks = (frames.region[(..., *window)], frames.face[(..., *window)])
-            weights = weight_map(*masks, settings.region_weight, background=0.6).to(images)
-            terms = {"picture": reconstruction(made, images, weights), "kl": settings.kl * distribution.kl().mean()}
+                terms, psnr = step_module(images, weight_map(region, face, settings.region_weight, BACKGROUND), generator)
             engine.backward(sum(terms.values()), terms)
         norm = engine.clip(parts.vae.parameters())
         optimizer.step(), schedule.step(), optimizer.zero_grad()
         ema.update(parts.vae, step)
-        engine.log(step, {**terms, "grad_norm": norm, "psnr": -10 * torch.log10((made - images).detach().square().mean() / 4)})
+        engine.log(step, {**terms, "grad_norm": norm, "psnr": psnr})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
-            with ema.applied(parts.vae), torch.no_grad():
+            with ema.applied(parts.vae):
                 whole = frames.images[:8].to(engine.device)
                 again = decode(parts, encode(parts, whole))
             engine.images(step + 1, "vae", torch.stack([whole, again], 1).flatten(0, 1), columns=4)
     if not engine.finished:
         return None
-    with ema.applied(parts.vae), torch.no_grad():
-        rows = torch.arange(0, len(store), max(1, len(store) // 256))
-        spread = torch.cat([parts.vae.encode(store.images(part)).latent_dist.mean for part in rows.split(32)]).std().item()
-        parts.config = replace(parts.config, scale=1 / spread)
+    with ema.applied(parts.vae):
+        parts.config = replace(parts.config, scale=1 / _spread(parts, data, engine.device))
         return _release(engine, settings, parts)
 
 
+class VAEStep(nn.Module):
+    """forward(images, weights, generator) -> named loss terms, and the PSNR of what was rebuilt."""
+
+    def __init__(self, vae: nn.Module, kl: float):
+        super().__init__()
+        self.vae, self.kl = vae, kl
+
+    def forward(self, images: Tensor, weights: Tensor, generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
+        distribution = self.vae.encode(images).latent_dist
+        made = self.vae.decode(distribution.sample(generator)).sample.float()
+        terms = {
+            "picture": reconstruction(made, images, weights),
+            "colour": COLOUR_WEIGHT * F.mse_loss(F.avg_pool2d(made, 8), F.avg_pool2d(images, 8)),
+            "kl": self.kl * distribution.kl().mean(),
+        }
+        return terms, -10 * torch.log10((made - images).detach().square().mean() / 4)
+
+
 def _train_text2image(settings: StarterSettings) -> Path | None:
-    if not settings.vae:
-        raise ValueError("text2image needs --vae, the starter file that --part vae made")
-    engine, store = Engine(settings), ShardStore(settings.synthetic)
+    engine = Engine(settings)
     parts = load_starter(Path(settings.vae))
-    parts.vae.to(engine.device)
-    latents = _latents(settings, parts, store, engine)
-    network = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder}).train().requires_grad_(True)
+    for module in (parts.unet, parts.vae, parts.text_encoder):
+        module.to(engine.device)
+    data = _data(settings, engine)
+    latents = _latents(settings, parts, data, engine)
+    kept = len(data) - min(HELD_OUT, len(data) // 8)
     if settings.checkpointing:
         parts.unet.enable_gradient_checkpointing()
     noise_schedule = training_scheduler(parts.config)
     snr_weights = min_snr_weights(noise_schedule.alphas_cumprod, parts.config.prediction, settings.snr_gamma)
-    ema, (network, optimizer, schedule) = _registered(engine, settings, network)
+    step_module = Text2ImageStep(parts, noise_schedule)
+    network = step_module.network
+    step_module, optimizer, schedule, ema = _prepared(engine, settings, step_module, network)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
             generator = engine.generator(step, part)
-            rows = torch.randint(len(latents), (settings.batch_size,), generator=generator)
-            clean = torch.from_numpy(latents[rows.numpy()]).float().to(engine.device)
-            told = _told(captions(store.scene(rows), generator), settings.text_drop, generator)
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            times = sample_times(settings.batch_size, generator).to(engine.device)
+            rows = torch.randint(kept, (settings.batch_size,), generator=generator)
+            told = _told(data.captions(rows, generator), settings.text_drop, generator)
+            times = sample_times(settings.batch_size, generator)
             with engine.autocast():
-                noisy = noise_schedule.add_noise(clean, noise, times)
-                found = parts.unet(noisy, times, encode_prompts(parts, told)).sample
-            error = (found.float() - noise_schedule.get_velocity(clean, noise, times)).square().mean((1, 2, 3))
-            terms = {"noise": (error * snr_weights.to(error)[times]).mean()}
+                error = step_module(_read(latents, rows), told, times, generator)
+            terms = {"noise": (error * snr_weights[times].to(error)).mean()}
             engine.backward(terms["noise"], terms)
         norm = engine.clip(network.parameters())
         optimizer.step(), schedule.step(), optimizer.zero_grad()
         ema.update(network, step)
         engine.log(step, {**terms, "error": error.mean(), "grad_norm": norm})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
-            with ema.applied(network):
-                engine.images(step + 1, "text2image", show(parts), columns=8)
+            with ema.applied(network), engine.autocast():
+                engine.log(step, {"held_out": held_out_error(step_module, data, latents, kept)})
+                engine.images(step + 1, "text2image", show(parts, data.shown), columns=8)
     if not engine.finished:
         return None
     with ema.applied(network):
         return _release(engine, settings, parts)
 
 
+class Text2ImageStep(nn.Module):
+    """forward(clean latents, sentences, times, generator) -> squared error (B,) of what the U-Net predicts of the noise."""
+
+    def __init__(self, parts: StarterParts, noise_schedule):
+        super().__init__()
+        self.network = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder}).train().requires_grad_(True)
+        self._frozen = (parts, noise_schedule)  # in a tuple: no part of this module's parameters
+
+    def forward(self, clean: Tensor, sentences: list[str], times: Tensor, generator: Generator) -> Tensor:
+        parts, schedule = self._frozen
+        noise = torch.randn(clean.shape, generator=generator).to(parts.unet.device)
+        clean, times = clean.to(noise), times.to(noise.device)
+        found = parts.unet(schedule.add_noise(clean, noise, times), times, encode_prompts(parts, sentences)).sample
+        target = noise if parts.config.prediction == "epsilon" else schedule.get_velocity(clean, noise, times)
+        return (found.float() - target).square().mean((1, 2, 3))
+
+
 @torch.no_grad()
-def show(parts: StarterParts, per_prompt: int = 4, seed: int = 0) -> Tensor:
-    """Pictures for SHOWN, always from the same noise."""
-    prompts = [prompt for prompt in SHOWN for _ in range(per_prompt)]
-    parts.unet.eval()
-    text, empty = encode_prompts(parts, prompts), encode_prompts(parts, [""]).expand(len(prompts), -1, -1)
-    pictures = decode(parts, sample(parts, text, empty, torch.Generator().manual_seed(seed)))
-    parts.unet.train()
-    return pictures
+def held_out_error(step_module: nn.Module, data, latents: np.ndarray, first: int) -> Tensor:
+    """Mean error on the pictures from `first` on, always with the same sentences, times and noise."""
+    generator, errors = torch.Generator().manual_seed(0), []
+    for rows in torch.arange(first, len(latents)).split(CHUNK):
+        sentences, times = data.captions(rows, generator), sample_times(len(rows), generator)
+        errors.append(step_module(_read(latents, rows), sentences, times, generator))
+    return torch.cat(errors).mean()
 
 
-def _registered(engine: Engine, settings: StarterSettings, network: nn.Module):
+@torch.no_grad()
+def show(parts: StarterParts, prompts: tuple[str, ...], each: int = 4, seed: int = 0) -> Tensor:
+    """(prompts * each, 3, S, S) in [-1, 1]: what is drawn for the prompts, always from the same noise."""
+    repeated = [prompt for prompt in prompts for _ in range(each)]
+    text, empty = encode_prompts(parts, repeated), encode_prompts(parts, [""]).expand(len(repeated), -1, -1)
+    return decode(parts, sample(parts, text, empty, torch.Generator().manual_seed(seed)))
+
+
+def _data(settings: StarterSettings, engine: Engine) -> DrawnPictures | CaptionedPictures:
+    if settings.synthetic:
+        return DrawnPictures(settings.synthetic, STARTER.image_size)
+    return CaptionedPictures(settings.stills, STARTER.image_size, engine.say)
+
+
+def _prepared(engine: Engine, settings: StarterSettings, step_module: nn.Module, network: nn.Module):
+    """Everything around `network`, the part of the step that learns: registered, and on the run's device."""
     optimizer = Muon(*split_parameters([network], NO_MATRICES), settings.lr)
     schedule, ema = make_scheduler(optimizer, settings), EMA(network, settings.ema)
-    network, optimizer = engine.prepare(network, optimizer)
+    step_module, optimizer = engine.prepare(step_module, optimizer)
     for name, thing in {"network": network, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
-    return ema, (network, optimizer, schedule)
+    return step_module, optimizer, schedule, ema
 
 
-def _latents(settings: StarterSettings, parts: StarterParts, store: ShardStore, engine: Engine) -> np.ndarray:
-    """(N, C, h, w) float16 of all pictures in the store, encoded once and kept beside the run."""
-    path = Path(settings.out) / "latents.npy"
-    if not path.exists():
-        whole = np.empty((len(store), *parts.latent_shape), dtype=np.float16)
-        with torch.no_grad():
-            for rows in torch.arange(len(store)).split(64):
-                whole[rows.numpy()] = encode(parts, store.images(rows).to(engine.device)).cpu().half().numpy()
-                if rows[0] % (FRAMES * 800) == 0:
-                    engine.say(f"encoded {rows[0].item()} of {len(store)} pictures")
-        np.save(path, whole)
+@torch.no_grad()
+def _spread(parts: StarterParts, data, device: torch.device) -> float:
+    """Standard deviation of the latents of some 256 pictures."""
+    rows = torch.arange(0, len(data), max(1, len(data) // 256))
+    means = [parts.vae.encode(data.images(part).to(device)).latent_dist.mean for part in rows.split(CHUNK)]
+    return torch.cat(means).std().item()
+
+
+def _latents(settings: StarterSettings, parts: StarterParts, data, engine: Engine) -> np.ndarray:
+    """(N, C, h, w) float16 of all pictures, encoded once per VAE and kept beside the run, read from disk as needed."""
+    vae = read_header(Path(settings.vae)).metadata["sha256"][:12]
+    path = Path(settings.out) / f"latents-{vae}-{len(data)}.npy"
+    if engine.is_main and not path.exists():
+        engine.say(f"encoding {len(data)} pictures")
+        partial = path.with_suffix(".partial")
+        whole = np.lib.format.open_memmap(partial, "w+", np.float16, (len(data), *parts.latent_shape))
+        for rows in torch.arange(len(data)).split(CHUNK):
+            whole[rows.numpy()] = encode(parts, data.images(rows).to(engine.device)).cpu().numpy()
+        whole.flush()
+        partial.replace(path)
+    engine.accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
+
+
+def _read(latents: np.ndarray, rows: Tensor) -> Tensor:
+    return torch.from_numpy(latents[rows.numpy()]).float()
 
 
 def _window(size: int, crop: int, generator: Generator) -> tuple[slice, slice]:

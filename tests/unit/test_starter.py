@@ -124,7 +124,7 @@ def test_tensors_come_back_by_part(tmp_path):
     config, found = load_starter_tensors(path)
     assert config == CONFIG and {part: set(state) for part, state in found.items()} == {p: set(s) for p, s in TENSORS.items()}
     assert found["vae"]["a.b"].sum() == 0 and found["text_encoder"]["c"].dtype == torch.float16
-    with pytest.raises(ValueError, match=r"starter\.safetensors does not hold the unet that its config describes"):
+    with pytest.raises(ValueError, match=r"starter\.safetensors does not hold the unet of its config"):
         host.load_starter(path)
 
 

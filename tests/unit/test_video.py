@@ -17,7 +17,15 @@ from deepexpo_models.data.prepare import low_pass, prepare
 from deepexpo_models.data.stills import index_stills
 from deepexpo_models.data.synthetic import render, sample_scenes
 from deepexpo_models.data.transforms import random_similarity
-from deepexpo_models.data.video import Clip, Unreadable, index_clips, points_in_square, read_frames, square_frame
+from deepexpo_models.data.video import (
+    Clip,
+    Unreadable,
+    index_clips,
+    points_in_square,
+    read_frames,
+    read_picture,
+    square_frame,
+)
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, transform_points
 from deepexpo_models.faces.detectors import Face
 from deepexpo_models.faces.find import OpenedDetector
@@ -72,11 +80,12 @@ def test_people_are_told_by_names_and_folders(tmp_path):
     write_frames(tmp_path / "ben" / "two", 3)
     write_clip(tmp_path / "alone ü.mp4", 3)
     write_frames(tmp_path / "cleo", 3)
+    write_clip(tmp_path / "dora#film" / "one.mp4", 3)
     report = index_clips(tmp_path)
     people = sorted((str(clip.path.relative_to(tmp_path).as_posix()), clip.person) for clip in report.clips)
     assert people == [
         ("alone ü.mp4", "alone ü"), ("anna#film#1.mp4", "anna"), ("anna#film#2.avi", "anna"),
-        ("ben/talk/one.mp4", "ben"), ("ben/two", "ben"), ("cleo", "cleo"),
+        ("ben/talk/one.mp4", "ben"), ("ben/two", "ben"), ("cleo", "cleo"), ("dora#film/one.mp4", "dora"),
     ]  # fmt: skip
     assert not report.skipped and {clip.count for clip in report.clips} == {3}
 
@@ -292,6 +301,21 @@ def test_a_clip_that_breaks_later_is_told_and_replaced(tmp_path):
         store.sample_pairs(1, seeded())
 
 
+def test_a_broken_video_is_decoded_once(tmp_path, monkeypatch):
+    clips = [index_clips(write_clip(tmp_path / name / "a.mp4", 4).parent).clips[0] for name in ("x", "y")]
+    clips[0].path.write_bytes(b"gone")
+    opened = []
+    monkeypatch.setattr("deepexpo_models.data.frame_store.read_frames", lambda clip: opened.append(clip) or read_frames(clip))
+    with pytest.warns(UserWarning, match="left out"):
+        FrameStore(clips, 16).sample_pairs(20, seeded())
+    assert opened.count(clips[0]) == 1
+
+
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path):
+    Image.fromarray(np.full((8, 8), 0x4000, np.uint16)).save(tmp_path / "a.png")
+    assert (read_picture(tmp_path / "a.png") == 0x40).all()
+
+
 def test_memory_for_videos_is_limited_and_long_ones_are_thinned(collection, monkeypatch):
     videos = [clip for clip in collection[0] if not clip.frames]
     store = FrameStore(videos, 16, cache_bytes=2 * 30 * 3 * 16 * 16)
@@ -439,6 +463,13 @@ def test_a_crop_follows_a_head_that_walks(tmp_path, square_detector):
     (tmp_path / "in" / "a.json").write_text(json.dumps({"fps": 10}))
     prepare(tmp_path / "in", tmp_path / "out", 36, "auto")
     assert np.abs(centre_of_light(tmp_path / "out" / "a") - 18).max() < 4 * 36 / 14
+
+
+def test_a_crop_follows_a_head_there_and_back(tmp_path, square_detector):
+    write_moving_square(tmp_path / "in" / "a", 121, lambda number: (10 + 0.4 * (60 - abs(number - 60)), 20))
+    (tmp_path / "in" / "a.json").write_text(json.dumps({"fps": 10}))
+    prepare(tmp_path / "in", tmp_path / "out", 36, "auto")
+    assert np.abs(centre_of_light(tmp_path / "out" / "a") - 18).max() < 10
 
 
 def test_a_clip_without_a_face_is_told(tmp_path, square_detector):

@@ -1,0 +1,206 @@
+"""What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss (METHOD 5)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, Scene, context_caption, render, sample_scenes
+from ..data.synthetic.captions import WORN
+from ..dsid import DSID
+from ..dsid.rotation import euler_to_matrix, geodesic_angle
+from ..meaf import DEFAULT_SETTINGS, MEAF
+from ..meaf.diffusers_host import AttachedMEAF
+from ..starter.diffusers_host import StarterParts, decode, encode_prompts, sample
+from .judges import Judge, Judgement
+from .metrics import correlation, degrees, id_distance, semchg, sim, sweep_effects, top1
+
+MAIN = ("smile", "jaw_open", "brow_raise_left", "brow_raise_right", "blink_left", "blink_right")
+CHUNK = 25
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+STREAMS = ("identity", "expression", "pose")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for, row by row: person (identity), reference (expression, pose), caption and its context, seed."""
+
+    person: Scene
+    expression: Scene
+    pose: Scene
+    captions: list[str]
+    context: Tensor
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+
+def make_order(count: int, seed: int, poses: str = "usual", separate: bool = False) -> Order:
+    """count held-out people, each with another person's expression and pose (from one photo, or from two) and a context of
+    its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    person, reference = sample_scenes(count, generator, "test"), sample_scenes(count, generator, "test", poses)
+    posing = sample_scenes(count, generator, "test", poses) if separate else reference
+    context = sample_scenes(count, generator).context
+    return Order(person, reference, posing, [caption_of(row) for row in context], context, seed)
+
+
+def caption_of(context: Tensor) -> str:
+    """One row of context factors -> its sentence."""
+    names = {f.name: f.choices[int(value)] for f, value in zip(CONTEXT, context)}
+    worn = tuple(name for name in WORN if names[name] == "yes")
+    return context_caption(names["background"], names["pattern"], names["clothing"], worn)
+
+
+@dataclass
+class Studio:
+    """What draws an order: the base, MEAF (None: the base alone), the encoder, steps and guidance."""
+
+    base: StarterParts
+    meaf: MEAF | None
+    dsid: DSID
+    steps: int = 25
+    cfg: float = 3.0
+
+    def codes(self, order: Order) -> dict[str, Tensor]:
+        """Stream name -> (N, width), read from drawn photos of the people."""
+        size = self.dsid.config.image_size
+        with torch.no_grad():
+            identity = _chunked(self.dsid.encode_identity, render(order.person, size).images)
+            expression = _chunked(self.dsid.encode_semantics, render(order.expression, size).images)["expression"]
+            pose = _chunked(self.dsid.encode_semantics, render(order.pose, size).images)
+        fields = {**pose, "identity": identity, "expression": expression}
+        streams = self.meaf.config.streams if self.meaf else {}
+        return {name: torch.cat([fields[field] for field in stream.inputs], dim=1) for name, stream in streams.items()}
+
+    @torch.no_grad()
+    def draw(self, order: Order, strengths: dict[str, float] | None = None) -> Tensor:
+        """Pictures (N, 3, S, S) in [-1, 1]; strengths of streams, else the user's defaults."""
+        codes, parts = self.codes(order), []
+        for rows in torch.arange(len(order)).split(CHUNK):
+            noise = torch.Generator().manual_seed(order.seed * 1009 + int(rows[0]))
+            captions = [order.captions[row] for row in rows.tolist()]
+            parts.append(self._draw(captions, {name: code[rows] for name, code in codes.items()}, noise, strengths or {}))
+        return torch.cat(parts)
+
+    def _draw(self, captions: list[str], codes: dict[str, Tensor], noise: Generator, strengths: dict[str, float]) -> Tensor:
+        text = encode_prompts(self.base, captions)
+        empty = encode_prompts(self.base, [""]).expand(len(captions), -1, -1)
+        if self.meaf is None:
+            return decode(self.base, sample(self.base, text, empty, noise, self.steps, self.cfg))
+        wanted = {name: strengths.get(name, DEFAULT_SETTINGS[name].strength) for name in codes}
+        tokens = {
+            name: torch.cat([self.meaf.null_tokens(name).expand(len(code), -1, -1), self.meaf.tokens(name, code)])
+            for name, code in codes.items()
+        }
+        with AttachedMEAF(self.base.unet, self.meaf) as attached:
+
+            def before_step(share: float) -> None:
+                windows = {name: DEFAULT_SETTINGS[name] for name in wanted}
+                active = {name: wanted[name] * (w.start_percent <= share <= w.end_percent) for name, w in windows.items()}
+                attached.condition(tokens, active)
+
+            return decode(self.base, sample(self.base, text, empty, noise, self.steps, self.cfg, before_step))
+
+
+def _chunked(encode, images: Tensor):
+    parts = [encode(chunk) for chunk in images.split(CHUNK)]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def judged(judge: Judge, images: Tensor) -> Judgement:
+    """All pictures; a row is NaN where the judge sees no face."""
+    parts = [judge(chunk) for chunk in images.split(CHUNK)]
+    whole = Judgement(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Judgement.__dataclass_fields__})
+    lost = whole.face < 0.5
+    values = {name: getattr(whole, name).clone() for name in ("identity", "looks", "expression", "pose")}
+    for value in values.values():
+        value[lost] = float("nan")
+    return replace(whole, **values)
+
+
+def figures(order: Order, made: Judgement, judge: Judge) -> dict:
+    """Distances between what was asked for and what is seen, in the paper's names."""
+    size = judge.config.image_size
+    gallery = judged(judge, render(order.person, size).images)
+    factors = [COLUMN[name][1] for name in MAIN]
+    spans = torch.tensor([f.high - f.low for f in EXPRESSION])
+    turned = geodesic_angle(euler_to_matrix(made.pose[:, :3].nan_to_num(0.0)), euler_to_matrix(order.pose.pose[:, :3]))
+    turned = torch.where(made.pose[:, 0].isnan(), torch.full_like(turned, float("nan")), turned)
+    right = made.context == order.context
+    expression = correlation(made.expression, order.expression.expression)
+    return {
+        "pictures": len(order),
+        "no face": made.pose[:, 0].isnan().float().mean().item(),
+        "POSE": degrees(turned, torch.zeros_like(turned)),
+        "expression correlation": {name: expression[i].item() for name, i in zip(MAIN, factors)},
+        "expression correlation, main": expression[factors].mean().item(),
+        "SIM": sim(made.expression, order.expression.expression, spans),
+        "SEMCHG": semchg(made.expression / spans, order.person.expression / spans, order.expression.expression / spans),
+        "ID": id_distance(made.identity, gallery.identity),
+        "identity top-1": top1(made.identity, gallery.identity, torch.arange(len(order))),
+        "context": {f.name: right[:, i].float().mean().item() for i, f in enumerate(CONTEXT)},
+        "context, mean": right.float().mean().item(),
+    }
+
+
+def measure_meaf(studio: Studio, judge: Judge, count: int = 50, seed: int = 5) -> dict:
+    """Tables of a MEAF: both from one photo, from two, the base alone, extreme poses, the judge's own reading of true
+    pictures, and what each strength does.
+    """
+    order, apart = make_order(count, seed), make_order(count, seed + 1, separate=True)
+    extreme = make_order(count, seed + 2, poses="extreme")
+    alone = Studio(studio.base, None, studio.dsid, studio.steps, studio.cfg)
+    truth = render(true_scene(order), judge.config.image_size).images
+    rows = {
+        "one photo": (order, studio.draw(order)),
+        "two photos": (apart, studio.draw(apart)),
+        "extreme poses": (extreme, studio.draw(extreme)),
+        "base alone": (order, alone.draw(order)),
+        "judge on true pictures": (order, truth),
+    }
+    return {
+        "settings": {"steps": studio.steps, "sampler": "euler", "cfg": studio.cfg, "seed": seed, "hardware": "CPU"},
+        "rows": {name: figures(asked, judged(judge, pictures), judge) for name, (asked, pictures) in rows.items()},
+        "strengths": sweeps(studio, judge, make_order(min(count, 25), seed + 3)),
+        "pictures": {name: pictures[:16] for name, (_, pictures) in rows.items()},
+    }
+
+
+def true_scene(order: Order) -> Scene:
+    """The picture that the order describes, as it would be drawn."""
+    pose = order.person.pose.clone()
+    pose[:, :3] = order.pose.pose[:, :3]
+    return order.person.with_groups(expression=order.expression.expression, pose=pose, context=order.context)
+
+
+def sweeps(studio: Studio, judge: Judge, order: Order) -> dict:
+    """Each stream's strength from 0 to 1, the others at 1: closeness of every factor group to what was asked for."""
+    person = judged(judge, render(order.person, judge.config.image_size).images).identity
+    found = {}
+    for stream in STREAMS:
+        lines = []
+        for strength in SWEEP:
+            seen = judged(judge, studio.draw(order, {stream: strength}))
+            lines.append(closeness(order, seen, person))
+        table = torch.tensor(lines)
+        own = torch.tensor([name == stream for name in STREAMS])
+        found[stream] = {"closeness": dict(zip(STREAMS, table.T.tolist())), **sweep_effects(table, own)}
+    return found
+
+
+def closeness(order: Order, seen: Judgement, person: Tensor) -> list[float]:
+    """identity, expression, pose in [-1, 1]: mean cosine to the person; mean correlation of the main factors; 1 minus the
+    turning error over 45 degrees.
+    """
+    factors = [COLUMN[name][1] for name in MAIN]
+    angle = geodesic_angle(euler_to_matrix(seen.pose[:, :3].nan_to_num(0.0)), euler_to_matrix(order.pose.pose[:, :3]))
+    return [
+        (seen.identity.nan_to_num(0.0) * person).sum(1).mean().item(),
+        correlation(seen.expression, order.expression.expression)[factors].nan_to_num(0.0).mean().item(),
+        1 - torch.rad2deg(angle).mean().item() / 45,
+    ]

@@ -1,0 +1,88 @@
+"""Pictures of results, as PNG. Matplotlib is loaded where it is used."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def leak_picture(path: Path, matrix: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Rows: codes, columns: groups of factors, R2 in every field."""
+    figure, axes = _figure(1.5 + 1.3 * len(next(iter(matrix.values()))), 1.0 + 0.5 * len(matrix))
+    rows = [[max(0.0, value) for value in row.values()] for row in matrix.values()]
+    axes.imshow(rows, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for y, row in enumerate(rows):
+        for x, value in enumerate(row):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.55 else "black")
+    axes.set_xticks(range(len(rows[0])), list(next(iter(matrix.values()))))
+    axes.set_yticks(range(len(rows)), list(matrix))
+    axes.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def bars_picture(path: Path, rows: Mapping[str, float], title: str, unit: str) -> None:
+    """One horizontal bar per row."""
+    figure, axes = _figure(7, 0.8 + 0.34 * len(rows))
+    names, values = list(rows), list(rows.values())
+    axes.barh(names, values, color="#4a7ab5")
+    axes.invert_yaxis()
+    for y, value in enumerate(values):
+        axes.text(value, y, f" {value:.2f}", va="center", fontsize=9)
+    axes.set_xlabel(unit)
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def lines_picture(
+    path: Path, x: Sequence[float], lines: Mapping[str, Sequence[float]], title: str, labels: tuple[str, str]
+) -> None:
+    """One line per row over x."""
+    figure, axes = _figure(6, 3.4)
+    for name, values in lines.items():
+        axes.plot(x, values, marker="o", label=name)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def sheet_picture(path: Path, images: Tensor, columns: int, notes: Sequence[str] | None = None, cell: int = 128) -> None:
+    """(N, 3, S, S) in [-1, 1], in rows of `columns`, with a line of text below each cell that has a note."""
+    from PIL import Image, ImageDraw
+
+    if images.shape[-1] != cell:
+        images = torch.nn.functional.interpolate(images, (cell, cell), mode="bicubic", antialias=True)
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+    line = 12 * max((note.count("\n") + 1 for note in notes or [] if note), default=0)
+    rows = -(-len(levels) // columns)
+    sheet = Image.new("RGB", (columns * (cell + 4), rows * (cell + 4 + line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(levels):
+        left, top = (index % columns) * (cell + 4), (index // columns) * (cell + 4 + line)
+        sheet.paste(Image.fromarray(picture), (left, top))
+        if notes and notes[index]:
+            draw.text((left, top + cell), notes[index], fill="black", font_size=10, spacing=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _figure(width: float, height: float):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), dpi=120)
+
+
+def _save(figure, path: Path) -> None:
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,100 @@
+"""Measure DSID and MEAF on held-out drawn people: python -m deepexpo_models.evaluation.run --out runs/evaluation
+
+Writes results.json, results.md and pictures. Without options it measures the starter in weights/.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from ..dsid import load_dsid
+from ..meaf import load_meaf
+from ..starter.diffusers_host import load_starter
+from .dsid_report import measure_dsid
+from .judges import load_judge
+from .meaf_report import SWEEP, Studio, measure_meaf
+from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
+from .tables import figure_table, markdown
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+FILES = {
+    "dsid": WEIGHTS / "starter-dsid.safetensors",
+    "base": WEIGHTS / "starter-base.safetensors",
+    "meaf": WEIGHTS / "starter-meaf.safetensors",
+    "judge": WEIGHTS / "judge.safetensors",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
+    for name, path in FILES.items():
+        parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: weights/{path.name}")
+    parser.add_argument("--only", choices=("dsid", "meaf"), help="measure one of them")
+    parser.add_argument("--people", type=int, default=200, help="DSID: people among whom each is found again")
+    parser.add_argument("--count", type=int, default=50, help="MEAF: pictures per row of the table")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--threads", type=int, default=0)
+    run(parser.parse_args(argv))
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Measure what is asked for, write everything into options.out, and return the results."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    dsid = load_dsid(options.dsid).float().eval()
+    results, start = {}, time.monotonic()
+    if options.only != "meaf":
+        results["dsid"] = measure_dsid(dsid, options.people)
+        _draw_dsid(options.out, results["dsid"])
+    if options.only != "dsid":
+        judge = load_judge(options.judge)
+        studio = Studio(load_starter(options.base), load_meaf(options.meaf).float().eval(), dsid, options.steps, options.cfg)
+        results["meaf"] = measure_meaf(studio, judge, options.count)
+        results["judge"] = judge.errors
+        _draw_meaf(options.out, results["meaf"])
+    results["seconds"] = time.monotonic() - start
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "results.md").write_text(_text(results))
+    print(_text(results))
+    return results
+
+
+def _draw_dsid(out: Path, found: dict) -> None:
+    rows = {**found["leak"], **{f"{name}, untrained": row for name, row in found["leak, untrained"].items()}}
+    leak_picture(out / "leak.png", rows, "What a code holds of which factors (R2, small network, people held out)")
+    bars_picture(out / "expression.png", found["expression R2"], "Expression factors read linearly from `expression`", "R2")
+
+
+def _draw_meaf(out: Path, found: dict) -> None:
+    for name, pictures in found.pop("pictures").items():
+        sheet_picture(out / f"{name.replace(' ', '-')}.png", pictures, columns=8)
+    for stream, sweep in found["strengths"].items():
+        title = f"Strength of the {stream} stream"
+        lines_picture(out / f"strength-{stream}.png", SWEEP, sweep["closeness"], title, ("strength", "closeness"))
+
+
+def _text(results: dict) -> str:
+    parts = ["# Measured on drawn people, none of whom was seen in training\n"]
+    if "dsid" in results:
+        parts += ["## DSID\n", figure_table(results["dsid"])]
+    if "meaf" in results:
+        rows = [{"row": name, **figures} for name, figures in results["meaf"]["rows"].items()]
+        settings = ", ".join(f"{name} {value}" for name, value in results["meaf"]["settings"].items())
+        parts += ["## MEAF\n", settings + "\n", markdown(rows)]
+        sweeps = [
+            {"stream": name, **{k: v for k, v in sweep.items() if k != "closeness"}}
+            for name, sweep in results["meaf"]["strengths"].items()
+        ]
+        parts += ["## Strengths\n", markdown(sweeps)]
+        parts += ["## The judge's own errors\n", figure_table(results["judge"].get("pictures", {}))]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()

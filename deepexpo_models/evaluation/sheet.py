@@ -1,0 +1,79 @@
+"""The main job on the starter, without ComfyUI: python -m deepexpo_models.evaluation.sheet --out sheet.png
+
+People down, references across, a prompt for each column. Every cell is drawn from its person's identity and its reference's
+expression and head pose, and measured by the judge.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from ..data.synthetic import COLUMN, Scene, concatenate, render, sample_scenes
+from ..dsid import load_dsid
+from ..dsid.rotation import euler_to_matrix, geodesic_angle
+from ..meaf import load_meaf
+from ..starter.diffusers_host import load_starter
+from .judges import load_judge
+from .meaf_report import MAIN, Order, Studio, caption_of, judged
+from .plots import sheet_picture
+from .run import FILES
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"))
+    parser.add_argument("--people", type=int, default=4)
+    parser.add_argument("--references", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=1)
+    make_sheet(parser.parse_args(argv))
+
+
+def make_sheet(options: argparse.Namespace) -> None:
+    start = time.monotonic()
+    dsid, judge = load_dsid(FILES["dsid"]).float().eval(), load_judge(FILES["judge"])
+    studio = Studio(load_starter(FILES["base"]), load_meaf(FILES["meaf"]).float().eval(), dsid, options.steps)
+    people, references, order = grid_order(options.people, options.references, options.seed)
+    pictures = studio.draw(order)
+    notes = measured(order, pictures, judge)
+    size = pictures.shape[-1]
+    persons, examples = render(people, size).images, render(references, size).images
+    blank = torch.ones(1, 3, size, size)
+    cells, texts = [blank, *examples.split(1)], ["", *[f"reference {i + 1}" for i in range(len(references))]]
+    for row in range(options.people):
+        cells += [persons[row : row + 1], *pictures[row * options.references :][: options.references].split(1)]
+        texts += [f"person {row + 1}", *notes[row * options.references :][: options.references]]
+    sheet_picture(options.out, torch.cat(cells), options.references + 1, texts)
+    for text, caption in zip(notes, order.captions):
+        print(text.replace("\n", ", ") + f"  <- {caption}")
+    print(f"{len(notes)} pictures in {time.monotonic() - start:.0f} s: {options.out}")
+
+
+def grid_order(people: int, references: int, seed: int) -> tuple[Scene, Scene, Order]:
+    """People, references, and the order of all pairs, person by person."""
+    generator = torch.Generator().manual_seed(seed)
+    persons, examples = sample_scenes(people, generator, "test"), sample_scenes(references, generator, "test")
+    context = sample_scenes(references, generator).context.repeat(people, 1)
+    rows = torch.arange(people).repeat_interleave(references)
+    reference = concatenate([examples] * people)
+    return persons, examples, Order(persons[rows], reference, reference, [caption_of(row) for row in context], context, seed)
+
+
+def measured(order: Order, pictures: torch.Tensor, judge) -> list[str]:
+    """Per picture: cosine to the person, mean error of the main expression factors in shares of their range, pose error."""
+    seen = judged(judge, pictures)
+    person = judged(judge, render(order.person, judge.config.image_size).images).identity
+    factors = [COLUMN[name][1] for name in MAIN]
+    expression = (seen.expression - order.expression.expression).abs()[:, factors].mean(1)
+    angle = torch.rad2deg(geodesic_angle(euler_to_matrix(seen.pose[:, :3]), euler_to_matrix(order.pose.pose[:, :3])))
+    cosine = (seen.identity * person).sum(1)
+    return [
+        f"identity {c:.2f}\nexpression {e:.2f}\npose {a:.0f} deg"
+        for c, e, a in zip(cosine.tolist(), expression.tolist(), angle.flatten().tolist())
+    ]
+
+
+if __name__ == "__main__":
+    main()

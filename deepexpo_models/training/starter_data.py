@@ -1,0 +1,99 @@
+"""Pictures and sentences that the starter learns from: drawn faces, or a folder of pictures with captions."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from ..data.stills import index_stills
+from ..data.synthetic import CAPTION_WORDS, captions
+from ..data.synthetic.shards import Frames, ShardStore
+from ..data.video import read_picture, square_frame
+
+KNOWN_WORDS = 1500  # of a folder's captions, the most frequent ones, get a token of their own
+SHOWN = 4  # prompts in the sample pictures
+
+
+class DrawnPictures:
+    """Shards of drawn faces; their captions are made anew each time. Raises ValueError for faces of another size."""
+
+    words = CAPTION_WORDS
+    shown = (
+        "a portrait of a person, red striped background, blue clothes, wearing a hat",
+        "a person, yellow background, green clothes, wearing glasses",
+        "a portrait of a person with long blond hair, smiling, purple dotted background, white clothes",
+        "a drawing of a person with black hair, with an open mouth, grey checkered background, orange clothes, wearing a scarf",
+    )
+
+    def __init__(self, folder: str, size: int):
+        self.store = ShardStore(folder)
+        if self.store.size != size:
+            raise ValueError(
+                f"{folder} holds faces of {self.store.size} pixels, the starter makes {size}; "
+                f"draw some with python -m deepexpo_models.data.draw --size {size}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
+        return self.store.images(rows)
+
+    def frames(self, rows: Tensor) -> Frames:
+        """rows (B,) -> pictures with the region of eyes, brows and mouth, and the face."""
+        return self.store.frames(rows)
+
+    def captions(self, rows: Tensor, generator: Generator) -> list[str]:
+        return captions(self.store.scene(rows), generator)
+
+
+@dataclass(frozen=True)
+class PlainFrames:
+    """images (B, 3, S, S) in [-1, 1] of which no region is known: region (B, 1, S, S) of zeros, face of ones."""
+
+    images: Tensor
+    region: Tensor
+    face: Tensor
+
+
+class CaptionedPictures:
+    """All pictures below a folder, cut to their middle square; name.txt beside name.png is what it shows, else "".
+
+    Raises ValueError for a folder without readable pictures, and one without any caption.
+    """
+
+    def __init__(self, folder: str, size: int, say=print):
+        report = index_stills(folder)
+        say(report.summary())
+        self.size = size
+        self.paths = [path for clip in report.clips for path in clip.frames]
+        self.sentences = [_caption(path) for path in self.paths]
+        told = [sentence for sentence in self.sentences if sentence]
+        if not told:
+            raise ValueError(f"none of the {len(self.paths)} pictures in {folder} has a caption; put name.txt beside name.png")
+        counts = Counter(word for sentence in told for word in re.findall(r"[^\W\d_]+", sentence.lower()))
+        self.words = tuple(word for word, _ in counts.most_common(KNOWN_WORDS))
+        self.shown = tuple(dict.fromkeys(told[-SHOWN:]))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
+        return torch.stack([square_frame(read_picture(self.paths[row]), self.size) for row in rows.tolist()]) / 127.5 - 1
+
+    def frames(self, rows: Tensor) -> PlainFrames:
+        images = self.images(rows)
+        return PlainFrames(images, torch.zeros_like(images[:, :1]), torch.ones_like(images[:, :1]))
+
+    def captions(self, rows: Tensor, generator: Generator) -> list[str]:
+        return [self.sentences[row] for row in rows.tolist()]
+
+
+def _caption(picture: Path) -> str:
+    path = picture.with_suffix(".txt")
+    return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ""
