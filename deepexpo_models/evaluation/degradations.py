@@ -31,7 +31,7 @@ def degrade(images: Tensor, generator: Generator) -> Tensor:
     grey = spoilt.mean(1, keepdim=True)
     spoilt = grey + (spoilt - grey) * (1 + around(0.12, 1, 1, 1))
     spoilt = spoilt * (1 + around(0.07, 1, 1, 1)) + around(0.04, 3, 1, 1)
-    spoilt = (spoilt + around(0.10, *images.shape[1:]) * strength()).clamp(-1, 1)
+    spoilt = (spoilt + around(0.07, *images.shape[1:]) * strength()).clamp(-1, 1)
     kept = torch.rand(len(images), 1, 1, 1, generator=generator).to(images) < 0.2
     return torch.where(kept, images, spoilt)
 

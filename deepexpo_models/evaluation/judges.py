@@ -34,6 +34,7 @@ REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6-D rotation of a frontal head
 LOSS_WEIGHTS = {"expression": 8.0, "rotation": 4.0, "place": 2.0, "identity": 0.5, "looks": 2.0, "context": 0.3, "face": 0.3}
 GALLERY = 200  # people among whom a person is found again
 VIEWS = 3  # pictures of each of them
+CHUNK = 32  # pictures judged at once
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,17 @@ class Judge(nn.Module):
             pose=pose,
             context=torch.stack([part.argmax(1).float() for part in by_context(scene["context"]).values()], dim=1),
         )
+
+
+@torch.no_grad()
+def judged(judge: Judge, images: Tensor) -> Judgement:
+    """All pictures, CHUNK at a time; but for `face`, a row is NaN where the judge sees no face."""
+    parts = [judge(chunk) for chunk in images.split(CHUNK)]
+    whole = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Judgement)}
+    lost = whole["face"] < 0.5
+    return Judgement(**{
+        name: value if name == "face" else value.masked_fill(lost[:, None], math.nan) for name, value in whole.items()
+    })  # fmt: skip
 
 
 def to_share(values: Tensor, factors: tuple) -> Tensor:
@@ -254,9 +266,10 @@ def own_errors(judge: Judge, generator: Generator, people: int = GALLERY, spoilt
     images = render(scene, judge.config.image_size).images
     images = degrade(images, generator) if spoilt else images
     device = next(judge.parameters()).device
-    parts = [judge(part.to(device)) for part in images.split(32)]
+    parts = [judge(part.to(device)) for part in images.split(CHUNK)]
     found = Judgement(**{f.name: torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(Judgement)})
-    strangers = torch.cat([judge(no_faces(part, generator).to(device)).face.cpu() for part in images[: 2 * GALLERY].split(32)])
+    spoilers = [no_faces(part, generator) for part in images[: 2 * GALLERY].split(CHUNK)]
+    strangers = torch.cat([judge(part.to(device)).face.cpu() for part in spoilers])
     turned = geodesic_angle(euler_to_matrix(found.pose[:, :3]), euler_to_matrix(scene.pose[:, :3]))
     return {
         **_regression_errors(found.expression, scene.expression, EXPRESSION),

@@ -1,6 +1,6 @@
 """What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss (METHOD 5)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -8,12 +8,22 @@ from torch import Generator, Tensor
 from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, Scene, context_caption, render, sample_scenes
 from ..data.synthetic.captions import WORN
 from ..dsid import DSID
-from ..dsid.rotation import euler_to_matrix, geodesic_angle
 from ..meaf import DEFAULT_SETTINGS, MEAF
 from ..meaf.diffusers_host import AttachedMEAF
 from ..starter.diffusers_host import StarterParts, decode, encode_prompts, sample
-from .judges import Judge, Judgement
-from .metrics import correlation, degrees, id_distance, semchg, sim, sweep_effects, top1
+from .judges import Judge, Judgement, judged
+from .metrics import (
+    correlation,
+    csim,
+    id_distance,
+    missing,
+    pose_errors,
+    semchg,
+    sim,
+    sweep_effects,
+    top1,
+    turned,
+)
 
 MAIN = ("smile", "jaw_open", "brow_raise_left", "brow_raise_right", "blink_left", "blink_right")
 CHUNK = 25
@@ -65,15 +75,17 @@ class Studio:
     cfg: float = 3.0
 
     def codes(self, order: Order) -> dict[str, Tensor]:
-        """Stream name -> (N, width), read from drawn photos of the people."""
+        """Stream name -> (N, width), read from drawn photos of the people; nothing for the base alone."""
+        if self.meaf is None:
+            return {}
         size = self.dsid.config.image_size
         with torch.no_grad():
             identity = _chunked(self.dsid.encode_identity, render(order.person, size).images)
             expression = _chunked(self.dsid.encode_semantics, render(order.expression, size).images)["expression"]
             pose = _chunked(self.dsid.encode_semantics, render(order.pose, size).images)
         fields = {**pose, "identity": identity, "expression": expression}
-        streams = self.meaf.config.streams if self.meaf else {}
-        return {name: torch.cat([fields[field] for field in stream.inputs], dim=1) for name, stream in streams.items()}
+        streams = self.meaf.config.streams.items()
+        return {name: torch.cat([fields[field] for field in stream.inputs], dim=1) for name, stream in streams}
 
     @torch.no_grad()
     def draw(self, order: Order, strengths: dict[str, float] | None = None) -> Tensor:
@@ -98,11 +110,17 @@ class Studio:
         with AttachedMEAF(self.base.unet, self.meaf) as attached:
 
             def before_step(share: float) -> None:
-                windows = {name: DEFAULT_SETTINGS[name] for name in wanted}
-                active = {name: wanted[name] * (w.start_percent <= share <= w.end_percent) for name, w in windows.items()}
-                attached.condition(tokens, active)
+                attached.condition(tokens, {name: wanted[name] * acts(name, share, self.steps) for name in wanted})
 
             return decode(self.base, sample(self.base, text, empty, noise, self.steps, self.cfg, before_step))
+
+
+def acts(stream: str, share: float, steps: int) -> bool:
+    """Whether a stream's default window is open after this share of the steps. Windows are shares of the timesteps, as in
+    ComfyUI: the first step is at 0, the last at 1.
+    """
+    window = DEFAULT_SETTINGS[stream]
+    return window.start_percent <= round(share * steps / max(steps - 1, 1), 6) <= window.end_percent
 
 
 def _chunked(encode, images: Tensor):
@@ -112,31 +130,18 @@ def _chunked(encode, images: Tensor):
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def judged(judge: Judge, images: Tensor) -> Judgement:
-    """All pictures; a row is NaN where the judge sees no face."""
-    parts = [judge(chunk) for chunk in images.split(CHUNK)]
-    whole = Judgement(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Judgement.__dataclass_fields__})
-    lost = whole.face < 0.5
-    values = {name: getattr(whole, name).clone() for name in ("identity", "looks", "expression", "pose")}
-    for value in values.values():
-        value[lost] = float("nan")
-    return replace(whole, **values)
-
-
 def figures(order: Order, made: Judgement, judge: Judge) -> dict:
     """Distances between what was asked for and what is seen, in the paper's names."""
     size = judge.config.image_size
     gallery = judged(judge, render(order.person, size).images)
     factors = [COLUMN[name][1] for name in MAIN]
     spans = torch.tensor([f.high - f.low for f in EXPRESSION])
-    turned = geodesic_angle(euler_to_matrix(made.pose[:, :3].nan_to_num(0.0)), euler_to_matrix(order.pose.pose[:, :3]))
-    turned = torch.where(made.pose[:, 0].isnan(), torch.full_like(turned, float("nan")), turned)
     right = made.context == order.context
     expression = correlation(made.expression, order.expression.expression)
     return {
         "pictures": len(order),
-        "no face": made.pose[:, 0].isnan().float().mean().item(),
-        "POSE": degrees(turned, torch.zeros_like(turned)),
+        "no face": missing(made.pose),
+        **pose_errors(made.pose[:, :3], order.pose.pose[:, :3]),
         "expression correlation": {name: expression[i].item() for name, i in zip(MAIN, factors)},
         "expression correlation, main": expression[factors].mean().item(),
         "SIM": sim(made.expression, order.expression.expression, spans),
@@ -195,12 +200,12 @@ def sweeps(studio: Studio, judge: Judge, order: Order) -> dict:
 
 def closeness(order: Order, seen: Judgement, person: Tensor) -> list[float]:
     """identity, expression, pose in [-1, 1]: mean cosine to the person; mean correlation of the main factors; 1 minus the
-    turning error over 45 degrees.
+    turning error over 45 degrees, at most 90 of which count.
     """
     factors = [COLUMN[name][1] for name in MAIN]
-    angle = geodesic_angle(euler_to_matrix(seen.pose[:, :3].nan_to_num(0.0)), euler_to_matrix(order.pose.pose[:, :3]))
+    angle = turned(seen.pose[:, :3], order.pose.pose[:, :3])
     return [
-        (seen.identity.nan_to_num(0.0) * person).sum(1).mean().item(),
-        correlation(seen.expression, order.expression.expression)[factors].nan_to_num(0.0).mean().item(),
-        1 - torch.rad2deg(angle).mean().item() / 45,
+        csim(seen.identity, person),
+        correlation(seen.expression, order.expression.expression)[factors].mean().item(),
+        1 - angle.clamp(max=90).mean().item() / 45,
     ]

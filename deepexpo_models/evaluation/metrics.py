@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dsid.rotation import euler_to_matrix, geodesic_angle
+
 WORST_COSINE, WORST_DEGREES = -1.0, 180.0
 CHANGE_FLOOR = 0.15  # SEMCHG: references that differ less from the identity photo say nothing
 KID_DEGREE = 3
@@ -39,19 +41,24 @@ def sim(made: Tensor, reference: Tensor, spans: Tensor) -> float:
 
 def semchg(made: Tensor, person: Tensor, reference: Tensor) -> float:
     """SEMCHG: how far from the identity photo's expression to the reference's, factors (N, F): the projection
-    <made - person, reference - person> / |reference - person|^2 in [0, 1], over pairs that differ by CHANGE_FLOOR.
+    <made - person, reference - person> / |reference - person|^2 in [0, 1], over pairs that differ by more than
+    CHANGE_FLOOR; a face missing anywhere counts as no change. NaN when no pair differs that much.
     """
     wanted, got = reference - person, made - person
     size = wanted.norm(dim=1)
     ratio = _filled((got * wanted).sum(1) / size.square().clamp(min=1e-12), 0.0).clamp(0, 1)
-    far = size > CHANGE_FLOOR
+    far = ~(size <= CHANGE_FLOOR)  # NaN is kept
     return ratio[far].mean().item() if far.any() else float("nan")
 
 
 def correlation(made: Tensor, reference: Tensor) -> Tensor:
-    """(N, F) each -> Pearson's correlation (F,); rows without a face count as the mean, so they lower it."""
+    """(N, F) each -> Pearson's correlation (F,), 0 for what does not vary. Rows without a face count as the mean, which
+    lowers it.
+    """
+    made, reference = made.double(), reference.double()
     made = torch.where(made.isnan(), made.nanmean(0), made)
-    return torch.stack([torch.corrcoef(torch.stack([a, b]))[0, 1] for a, b in zip(made.T.double(), reference.T.double())])
+    pairs = [torch.stack([a, b]) for a, b in zip(made.T, reference.T)]
+    return torch.stack([_filled(torch.corrcoef(pair)[0, 1], 0.0) for pair in pairs])
 
 
 def agreement(made: Tensor, wanted: Tensor) -> float:
@@ -59,9 +66,19 @@ def agreement(made: Tensor, wanted: Tensor) -> float:
     return (made == wanted).float().mean().item()
 
 
-def degrees(made: Tensor, reference: Tensor) -> float:
-    """POSE: mean angle in degrees, geodesic angles (N,) in radians with NaN where no face is, lower is better."""
-    return _filled(torch.rad2deg(made - reference).abs(), WORST_DEGREES).mean().item()
+def pose_errors(made: Tensor, reference: Tensor) -> dict[str, float]:
+    """Yaw, pitch, roll in degrees (N, 3) -> POSE, the mean geodesic angle, and the mean absolute difference of each, all in
+    degrees, lower is better.
+    """
+    apart = ((made - reference + 180) % 360 - 180).abs()
+    axes = _filled(apart, WORST_DEGREES).mean(0).tolist()
+    return {"POSE": turned(made, reference).mean().item(), **dict(zip(("yaw", "pitch", "roll"), axes))}
+
+
+def turned(made: Tensor, reference: Tensor) -> Tensor:
+    """Yaw, pitch, roll in degrees (N, 3) -> the angle between the two heads (N,) in degrees, WORST_DEGREES without a face."""
+    angle = geodesic_angle(euler_to_matrix(made), euler_to_matrix(reference))
+    return _filled(torch.rad2deg(angle), WORST_DEGREES)
 
 
 def psnr(made: Tensor, true: Tensor, mask: Tensor | None = None) -> float:
@@ -123,12 +140,12 @@ def icc(first: Tensor, second: Tensor) -> float:
 
 
 def sweep_effects(sweep: Tensor, own: Tensor) -> dict[str, float | bool]:
-    """A strength sweep's measurements (S, F), in units of each factor's spread, own (F,) bool the stream's own factors ->
-    whether the mean own factor only rises, its rise, and the largest mean movement of the others as a share of that.
+    """A strength sweep's measurements (S, F), own (F,) bool the stream's own columns -> whether their mean never falls, its
+    rise, and how far the others moved, each from its least to its most and then the mean, as a share of that rise.
     """
-    line, others = sweep[:, own].mean(1), sweep[:, ~own].mean(1)
+    line, others = sweep[:, own].mean(1), sweep[:, ~own]
     rise = (line[-1] - line[0]).item()
-    moved = (others.max() - others.min()).item()
+    moved = (others.amax(0) - others.amin(0)).mean().item()
     return {"monotonic": bool((line.diff() >= 0).all()), "rise": rise, "side effect": moved / max(abs(rise), 1e-12)}
 
 

@@ -1,5 +1,6 @@
 """What a code holds of which factor (METHOD 5.2): read-outs trained on some people and scored on others."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -19,24 +20,18 @@ def split_people(people: Tensor) -> tuple[Tensor, Tensor]:
 
 def ridge_r2(codes: Tensor, factors: Tensor, people: Tensor) -> Tensor:
     """codes (N, D), factors (N, F) -> R2 (F,) of a linear read-out on people it was not fitted to; below 0 means useless."""
-    train, test = split_people(people)
-    inputs, targets = _standardised(codes, train), _standardised(factors, train)
-    design = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1).double()
-    fitted = design[train]
-    normal = fitted.T @ fitted + RIDGE * len(fitted) * torch.eye(design.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(normal, fitted.T @ targets[train].double())
-    return r2(design[test] @ weights, targets[test].double()).float()
+    found, test = ridge_predict(codes, factors, people)
+    return r2(found, factors[test].float())
 
 
 def ridge_predict(codes: Tensor, targets: Tensor, people: Tensor) -> tuple[Tensor, Tensor]:
     """The linear read-out itself: predictions (M, F) in the targets' units and the rows (N,) bool they are for."""
     train, test = split_people(people)
-    inputs = _standardised(codes, train)
-    design = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1).double()
-    fitted = design[train]
-    normal = fitted.T @ fitted + RIDGE * torch.eye(design.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(normal, fitted.T @ targets[train].double())
-    return (design[test] @ weights).float(), test
+    inputs, targets = _standardised(codes, train).double(), targets.double()
+    fitted, mean = inputs[train], targets[train].mean(0)
+    normal = fitted.T @ fitted + RIDGE * len(fitted) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(normal, fitted.T @ (targets[train] - mean))
+    return (inputs[test] @ weights + mean).float(), test
 
 
 def mlp_r2(codes: Tensor, factors: Tensor, people: Tensor, seed: int = 0) -> Tensor:
@@ -77,7 +72,7 @@ def dci(importances: Tensor) -> tuple[float, float]:
     """importances (blocks, factor groups), not negative -> disentanglement and completeness in [0, 1].
 
     Eastwood and Williams 2018: one minus the entropy of a block's importances over the groups, weighted by the block's share
-    of all importance; completeness the same over the blocks of a group.
+    of all importance; completeness the same over the blocks of a group. Both are 0 where nothing is important.
     """
     shares = importances / importances.sum().clamp(min=1e-12)
     return _ordered(shares), _ordered(shares.T)
@@ -85,7 +80,7 @@ def dci(importances: Tensor) -> tuple[float, float]:
 
 def _ordered(shares: Tensor) -> float:
     rows = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
-    entropy = -(rows * rows.clamp(min=1e-12).log()).sum(1) / torch.tensor(float(shares.shape[1])).log()
+    entropy = -(rows * rows.clamp(min=1e-12).log()).sum(1) / math.log(max(shares.shape[1], 2))  # one column: no entropy
     return (shares.sum(1) * (1 - entropy)).sum().item()
 
 

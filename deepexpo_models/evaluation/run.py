@@ -4,7 +4,6 @@ Writes results.json, results.md and pictures. Without options it measures the st
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from .dsid_report import measure_dsid
 from .judges import load_judge
 from .meaf_report import SWEEP, Studio, measure_meaf
 from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
-from .tables import figure_table, markdown
+from .tables import as_json, figure_table, markdown
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 FILES = {
@@ -31,8 +30,7 @@ FILES = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
-    for name, path in FILES.items():
-        parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: weights/{path.name}")
+    add_files(parser)
     parser.add_argument("--only", choices=("dsid", "meaf"), help="measure one of them")
     parser.add_argument("--people", type=int, default=200, help="DSID: people among whom each is found again")
     parser.add_argument("--count", type=int, default=50, help="MEAF: pictures per row of the table")
@@ -42,24 +40,34 @@ def main(argv: list[str] | None = None) -> None:
     run(parser.parse_args(argv))
 
 
+def add_files(parser: argparse.ArgumentParser) -> None:
+    for name, path in FILES.items():
+        parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: weights/{path.name}")
+
+
+def open_studio(options: argparse.Namespace, **settings) -> Studio:
+    """From the files of `add_files`; settings: steps and cfg."""
+    dsid, meaf = load_dsid(options.dsid).float().eval(), load_meaf(options.meaf).float().eval()
+    return Studio(load_starter(options.base), meaf, dsid, **settings)
+
+
 def run(options: argparse.Namespace) -> dict:
     """Measure what is asked for, write everything into options.out, and return the results."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    dsid = load_dsid(options.dsid).float().eval()
     results, start = {}, time.monotonic()
     if options.only != "meaf":
-        results["dsid"] = measure_dsid(dsid, options.people)
+        results["dsid"] = measure_dsid(load_dsid(options.dsid).float().eval(), options.people)
         _draw_dsid(options.out, results["dsid"])
     if options.only != "dsid":
         judge = load_judge(options.judge)
-        studio = Studio(load_starter(options.base), load_meaf(options.meaf).float().eval(), dsid, options.steps, options.cfg)
+        studio = open_studio(options, steps=options.steps, cfg=options.cfg)
         results["meaf"] = measure_meaf(studio, judge, options.count)
         results["judge"] = judge.errors
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "results.json").write_text(as_json(results))
     (options.out / "results.md").write_text(_text(results))
     print(_text(results))
     return results
@@ -92,8 +100,15 @@ def _text(results: dict) -> str:
             for name, sweep in results["meaf"]["strengths"].items()
         ]
         parts += ["## Strengths\n", markdown(sweeps)]
-        parts += ["## The judge's own errors\n", figure_table(results["judge"].get("pictures", {}))]
+        parts += ["## The judge's own errors\n", markdown(_judge_rows(results["judge"]))]
     return "\n".join(parts) + "\n"
+
+
+def _judge_rows(errors: dict) -> list[dict]:
+    """One row per error, a column for clean and one for degraded pictures."""
+    kinds = {name: figures for name, figures in errors.items() if isinstance(figures, dict)}
+    names = dict.fromkeys(name for figures in kinds.values() for name in figures)
+    return [{"error": name, **{kind: figures[name] for kind, figures in kinds.items()}} for name in names]
 
 
 if __name__ == "__main__":

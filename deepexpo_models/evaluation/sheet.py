@@ -5,25 +5,24 @@ expression and head pose, and measured by the judge.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 
 import torch
 
-from ..data.synthetic import COLUMN, Scene, concatenate, render, sample_scenes
-from ..dsid import load_dsid
-from ..dsid.rotation import euler_to_matrix, geodesic_angle
-from ..meaf import load_meaf
-from ..starter.diffusers_host import load_starter
-from .judges import load_judge
-from .meaf_report import MAIN, Order, Studio, caption_of, judged
+from ..data.synthetic import COLUMN, EXPRESSION, Scene, concatenate, render, sample_scenes
+from .judges import judged, load_judge
+from .meaf_report import MAIN, Order, caption_of
+from .metrics import turned
 from .plots import sheet_picture
-from .run import FILES
+from .run import add_files, open_studio
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("sheet.png"))
+    add_files(parser)
     parser.add_argument("--people", type=int, default=4)
     parser.add_argument("--references", type=int, default=5)
     parser.add_argument("--steps", type=int, default=25)
@@ -33,8 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_sheet(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    dsid, judge = load_dsid(FILES["dsid"]).float().eval(), load_judge(FILES["judge"])
-    studio = Studio(load_starter(FILES["base"]), load_meaf(FILES["meaf"]).float().eval(), dsid, options.steps)
+    studio, judge = open_studio(options, steps=options.steps), load_judge(options.judge)
     people, references, order = grid_order(options.people, options.references, options.seed)
     pictures = studio.draw(order)
     notes = measured(order, pictures, judge)
@@ -62,16 +60,19 @@ def grid_order(people: int, references: int, seed: int) -> tuple[Scene, Scene, O
 
 
 def measured(order: Order, pictures: torch.Tensor, judge) -> list[str]:
-    """Per picture: cosine to the person, mean error of the main expression factors in shares of their range, pose error."""
+    """Per picture: cosine to the person, mean error of the main expression factors in shares of their ranges, pose error in
+    degrees; or that there is no face.
+    """
     seen = judged(judge, pictures)
     person = judged(judge, render(order.person, judge.config.image_size).images).identity
     factors = [COLUMN[name][1] for name in MAIN]
-    expression = (seen.expression - order.expression.expression).abs()[:, factors].mean(1)
-    angle = torch.rad2deg(geodesic_angle(euler_to_matrix(seen.pose[:, :3]), euler_to_matrix(order.pose.pose[:, :3])))
+    spans = torch.tensor([factor.high - factor.low for factor in EXPRESSION])
+    expression = ((seen.expression - order.expression.expression).abs() / spans)[:, factors].mean(1)
+    angle = turned(seen.pose[:, :3], order.pose.pose[:, :3])
     cosine = (seen.identity * person).sum(1)
     return [
-        f"identity {c:.2f}\nexpression {e:.2f}\npose {a:.0f} deg"
-        for c, e, a in zip(cosine.tolist(), expression.tolist(), angle.flatten().tolist())
+        "no face" if math.isnan(e) else f"identity {c:.2f}\nexpression {e:.2f}\npose {a:.0f} deg"
+        for c, e, a in zip(cosine.tolist(), expression.tolist(), angle.tolist())
     ]
 
 

@@ -1,10 +1,14 @@
-"""Results as Markdown."""
+"""Results as Markdown and as JSON."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
     """Rows of one table; nested figures become columns of their own, missing ones stay empty."""
+    if not rows:
+        return ""
     flat = [flattened(row) for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
@@ -29,5 +33,20 @@ def flattened(figures: Mapping, before: str = "") -> dict:
 
 
 def shown(value) -> str:
-    """Three significant decimals are enough for a reader."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    """Three decimals are enough for a reader; what could not be measured is "-"."""
+    if isinstance(value, float):
+        return f"{value:.3f}" if math.isfinite(value) else "-"
+    return str(value)
+
+
+def as_json(results) -> str:
+    """Strict JSON, which knows no NaN: what could not be measured is null."""
+    return json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n"
+
+
+def _without_nan(value):
+    if isinstance(value, Mapping):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

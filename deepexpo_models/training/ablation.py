@@ -1,0 +1,124 @@
+"""What each measure buys: python -m deepexpo_models.training.ablation --out runs/ablation --synthetic FACES --steps 300
+
+Every row of ROWS is a short DSID run that differs in one thing from "all measures", at the same steps and seed; with --base
+and --dsid the fusion formulas are compared too, by MEAF runs. Rows that are done already are kept.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..dsid import load_dsid
+from ..evaluation.dsid_report import measure_dsid
+from ..evaluation.judges import load_judge
+from ..evaluation.meaf_report import Studio, figures, judged, make_order
+from ..evaluation.plots import bars_picture
+from ..evaluation.tables import markdown
+from ..meaf import load_meaf
+from ..starter.diffusers_host import load_starter
+from .train_dsid import DSIDSettings
+from .train_dsid import train as train_dsid
+from .train_meaf import MEAFSettings
+from .train_meaf import train as train_meaf
+
+NO_LABELS = {"w_pose": 0.0, "w_label": 0.0}
+ROWS = {  # name -> what differs from all measures
+    "naive: pairs of one clip, pixels alone": {
+        "augment": 0.0, "align": False, "triples": False, "same_clip": 1.0, "region_weight": 0.0, "w_identity": 0.0,
+        "w_expression": 0.0, "w_pair": 0.0, "w_floor": 0.0, "w_cycle": 0.0, "w_equivariance": 0.0, **NO_LABELS,
+    },
+    "without augmentation": {"augment": 0.0},
+    "without alignment": {"align": False},
+    "without rendered triples": {"triples": False},
+    "without region weight": {"region_weight": 0.0},
+    "without InfoNCE of identity": {"w_identity": 0.0},
+    "without correlation penalties": {"w_pair": 0.0, "w_frames": 0.0},
+    "without cycle": {"w_cycle": 0.0},
+    "without expression labels": {"w_label": 0.0},
+    "without any labels": NO_LABELS,
+    "all measures": {},
+}  # fmt: skip
+FUSION_ROWS = ("tokens", "paper")
+SHOWN = ("PSNR self", "PSNR swap", "identity top-1", "pose error, read linearly, degrees", "identity from semantics")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--synthetic", required=True, help="folder of drawn faces")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--people", type=int, default=100, help="held-out people of the measurement")
+    parser.add_argument("--dsid", default="", help="with --base: the encoder for the fusion rows")
+    parser.add_argument("--base", default="")
+    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(argv)
+    if bool(options.dsid and options.judge) != bool(options.base):
+        parser.error("the fusion rows need --base, --dsid and --judge together")
+    dsid_table(options)
+    if options.base:
+        fusion_table(options)
+
+
+def dsid_table(options: argparse.Namespace) -> list[dict]:
+    """Train and measure all ROWS; writes dsid.json, dsid.md and swap.png."""
+    rows = [{"row": name, **_dsid_row(options, name, changes)} for name, changes in ROWS.items()]
+    _write(options.out, "dsid", rows)
+    swaps = {row["row"]: row["PSNR swap"] for row in rows}
+    bars_picture(options.out / "swap.png", swaps, "Pictures drawn from three people's codes", "PSNR, dB")
+    return rows
+
+
+def fusion_table(options: argparse.Namespace) -> list[dict]:
+    """The printed formula against ours, at equal training; writes fusion.json and fusion.md."""
+    judge, base = load_judge(options.judge), load_starter(Path(options.base))
+    dsid = load_dsid(Path(options.dsid)).float().eval()
+    rows = []
+    for fusion in FUSION_ROWS:
+        path = train_meaf(_meaf_settings(options, fusion))
+        order = make_order(50, seed=5)
+        studio = Studio(base, load_meaf(path).float().eval(), dsid)
+        rows.append({"row": f"fusion {fusion}", **figures(order, judged(judge, studio.draw(order)), judge)})
+    _write(options.out, "fusion", rows)
+    return rows
+
+
+def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
+    folder = options.out / name.split(":")[0].replace(" ", "-")
+    done = folder / "measured.json"
+    if not done.exists():
+        settings = DSIDSettings(
+            out=str(folder), synthetic=options.synthetic, steps=options.steps, batch_size=options.batch_size,
+            generated=options.batch_size // 2, warmup=20, ema=0.99, sample_every=0, save_every=options.steps,
+            threads=options.threads, w_identity=0.5, w_pose=2.0, w_label=5.0, augment=0.5,
+        )  # fmt: skip
+        path = train_dsid(replace(settings, **changes))
+        torch.manual_seed(0)
+        found = measure_dsid(load_dsid(path).float().eval(), options.people)
+        done.write_text(json.dumps(found))
+    found = json.loads(done.read_text())
+    factors = found["expression R2"].values()
+    return {**{key: found[key] for key in SHOWN}, "expression R2, mean": sum(max(0.0, r2) for r2 in factors) / len(factors)}
+
+
+def _meaf_settings(options: argparse.Namespace, fusion: str) -> MEAFSettings:
+    return MEAFSettings(
+        out=str(options.out / f"fusion-{fusion}"), dsid=options.dsid, base=options.base, synthetic=options.synthetic,
+        steps=options.steps, batch_size=32, fusion=fusion, expression_width=128, pose_width=64, warmup=20, ema=0.99,
+        save_every=options.steps, threads=options.threads,
+    )  # fmt: skip
+
+
+def _write(out: Path, name: str, rows: list[dict]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / f"{name}.md").write_text(markdown(rows))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
