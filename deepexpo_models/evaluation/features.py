@@ -211,7 +211,7 @@ class InceptionJudge:
             from cleanfid.resize import build_resizer
         folder = files.require("inception", f"a folder that holds {INCEPTION_FILE}")
         if not (folder / INCEPTION_FILE).is_file():
-            raise ValueError(f"{INCEPTION_FILE}, the weights that clean-fid names on its page, is not in {folder}; put it there")
+            raise ValueError(f"{INCEPTION_FILE}, the weights that clean-fid names, is not in {folder}; put it there")
         self._resize, self._net = build_resizer("clean"), InceptionV3W(str(folder), download=False).eval()
 
     @torch.no_grad()

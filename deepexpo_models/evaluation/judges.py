@@ -35,6 +35,7 @@ LOSS_WEIGHTS = {"expression": 8.0, "rotation": 4.0, "place": 2.0, "identity": 0.
 GALLERY = 200  # people among whom a person is found again
 VIEWS = 3  # pictures of each of them
 CHUNK = 32  # pictures judged at once
+EXTREME_SHARE = 4  # one training picture in so many has an extreme pose: the shards have none, the reports do
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,21 @@ def sample_pairs(store: ShardStore, people: int, generator: Generator) -> tuple[
     return mirror(store.images(rows), store.scene(rows), generator)
 
 
+class ExtremePairs:
+    """Two pictures of each of so many people in extreme poses, drawn once and kept as bytes."""
+
+    def __init__(self, people: int, size: int, generator: Generator):
+        scene = sample_scenes(2 * people, generator, poses="extreme")
+        self.scene = scene.with_groups(identity=scene.identity[::2].repeat_interleave(2, dim=0))
+        self.levels = ((render(self.scene, size).images + 1) * 127.5).round().byte()
+
+    def sample(self, people: int, generator: Generator) -> tuple[Tensor, Scene]:
+        """As `sample_pairs`."""
+        first = torch.randperm(len(self.scene) // 2, generator=generator)[:people] * 2
+        rows = torch.stack([first, first + 1], dim=1).flatten()
+        return mirror(self.levels[rows].float() / 127.5 - 1, self.scene[rows], generator)
+
+
 def mirror(images: Tensor, scene: Scene, generator: Generator) -> tuple[Tensor, Scene]:
     """Half of the pictures and their pose and expression seen in a mirror."""
     chosen = torch.rand(len(images), generator=generator) < 0.5
@@ -305,22 +321,26 @@ def _recognition(identity: Tensor) -> dict[str, float]:
 
 def train(
     out: Path, synthetic: Path, minutes: float, *, config: JudgeConfig | None = None, people: int = 24,
-    learning_rate: float = 2e-3, seed: int = 0, device: str = "cpu", save_minutes: float = 5.0, log=print,
+    learning_rate: float = 2e-3, seed: int = 0, device: str = "cpu", save_minutes: float = 5.0, extremes: int = 600, log=print,
 ) -> Judge:  # fmt: skip
     """Train for `minutes` on drawn faces, save every `save_minutes` and at the end, with the judge's own errors; returns the
-    averaged judge. A step takes pairs of `people`. The learning rate follows the clock: a warm-up of 3%, then a cosine.
+    averaged judge. A step takes pairs of `people`, one in EXTREME_SHARE of them of the `extremes` people drawn at the start.
+    The learning rate follows the clock: a warm-up of 3%, then a cosine.
     """
     torch.manual_seed(seed)
     generator, store = torch.Generator().manual_seed(seed), ShardStore(synthetic)
     judge = Judge(config or JudgeConfig()).to(device)
+    turned = ExtremePairs(extremes, store.size, generator)
     averaged = copy.deepcopy(judge).eval().requires_grad_(False)
     optimizer = Muon(*split_parameters([judge], ("stem", "head")), learning_rate)
+    few = people // EXTREME_SHARE
     start, saved, step, means = time.monotonic(), 0.0, 0, {}
     while (elapsed := (time.monotonic() - start) / 60) < minutes or step == 0:
         share = min(elapsed / minutes, 1.0) if minutes else 1.0
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(share / 0.03 + 0.02, 1) * (0.51 + 0.49 * math.cos(math.pi * share))
-        images, scene = sample_pairs(store, people, generator)
+        pairs = [sample_pairs(store, people - few, generator), turned.sample(few, generator)]
+        images, scene = torch.cat([part for part, _ in pairs]), concatenate([part for _, part in pairs])
         terms = losses(judge, degrade(images.to(device), generator), scene, generator)
         optimizer.zero_grad(set_to_none=True)
         sum(LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()

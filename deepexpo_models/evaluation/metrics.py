@@ -113,7 +113,7 @@ def fid(made: Tensor, true: Tensor) -> float:
         few = min(len(made), len(true))
         raise ValueError(f"FID of {made.shape[1]} features needs more than as many pictures, got {few}; use KID")
     made, true = made.double(), true.double()
-    cov_a, cov_b = torch.cov(made.T), torch.cov(true.T)
+    cov_a, cov_b = (torch.atleast_2d(torch.cov(features.T)) for features in (made, true))
     root = _root(cov_a)
     mixed = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return ((made.mean(0) - true.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * mixed).item()

@@ -92,7 +92,7 @@ def judge_row(judge: PhotoJudge, pictures: dict[str, list[Path]], prompts: list[
     row |= {f"failures in {role}": count for role, count in failures.items() if count}
     for feature, (_, figures) in FIGURES.items():
         if feature in features["made"]:
-            row |= figures({role: found[feature] for role, found in features.items()})
+            row |= figures({role: found[feature] for role, found in features.items() if feature in found})
     return row
 
 

@@ -16,7 +16,7 @@ from ..evaluation.dsid_report import measure_dsid
 from ..evaluation.judges import load_judge
 from ..evaluation.meaf_report import Studio, figures, judged, make_order
 from ..evaluation.plots import bars_picture
-from ..evaluation.tables import markdown
+from ..evaluation.tables import as_json, markdown
 from ..meaf import load_meaf
 from ..starter.diffusers_host import load_starter
 from .train_dsid import DSIDSettings
@@ -99,7 +99,7 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
         path = train_dsid(replace(settings, **changes))
         torch.manual_seed(0)
         found = measure_dsid(load_dsid(path).float().eval(), options.people)
-        done.write_text(json.dumps(found))
+        done.write_text(as_json(found))
     found = json.loads(done.read_text())
     factors = found["expression R2"].values()
     return {**{key: found[key] for key in SHOWN}, "expression R2, mean": sum(max(0.0, r2) for r2 in factors) / len(factors)}
@@ -115,7 +115,7 @@ def _meaf_settings(options: argparse.Namespace, fusion: str) -> MEAFSettings:
 
 def _write(out: Path, name: str, rows: list[dict]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / f"{name}.json").write_text(as_json(rows))
     (out / f"{name}.md").write_text(markdown(rows))
     print(markdown(rows))
 

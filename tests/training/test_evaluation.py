@@ -1,0 +1,303 @@
+"""The reports from end to end at tiny random weights: their structure, what nobody can measure, and the base alone."""
+
+import json
+import math
+from dataclasses import fields, replace
+from functools import partial
+
+import pytest
+import torch
+
+from deepexpo_models.data.synthetic import CAPTION_WORDS, CONTEXT, EXPRESSION, POSE, render, sample_scenes
+from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
+from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
+from deepexpo_models.evaluation import dsid_report, meaf_report, probes, run, sheet
+from deepexpo_models.evaluation.dsid_report import VIEWS, encoded_pose_error, factor_groups, linear_pose_error, measure_dsid
+from deepexpo_models.evaluation.judges import Judge, JudgeConfig, Judgement, judged, load_judge, save_judge
+from deepexpo_models.evaluation.meaf_report import (
+    MAIN,
+    Studio,
+    acts,
+    caption_of,
+    closeness,
+    figures,
+    make_order,
+    measure_meaf,
+    true_scene,
+)
+from deepexpo_models.evaluation.tables import as_json, flattened
+from deepexpo_models.meaf import MEAF, light_config, load_meaf, save_meaf
+from deepexpo_models.starter.config import STARTER
+from deepexpo_models.starter.diffusers_host import build_starter, encode_prompts, load_starter, save_starter
+from deepexpo_models.starter.vocabulary import build_vocabulary
+
+TINY_DSID = replace(
+    CONFIGS["starter"], name="tiny", image_size=32, expression_size=16, identity_width=16, expression_width=8,
+    identity_channels=(16, 16), expression_channels=(16, 16), pose_channels=(16, 16),
+    generator_channels=(16, 16, 16, 16), style_width=16, discriminator_channels=(16, 16, 16, 16),
+)  # fmt: skip
+TINY_BASE = replace(
+    STARTER, name="tiny", image_size=32, vae_channels=(32, 32), unet_channels=(32, 32), text_width=32, text_layers=1, heads=2,
+    tokens=24, merges=build_vocabulary(CAPTION_WORDS),
+)  # fmt: skip
+TINY_JUDGE = JudgeConfig(32, 32, 32, (16, 16), (16, 16), 16)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Option -> file; gates open, so that the streams show; the judge sees a face in some pictures."""
+    folder = tmp_path_factory.mktemp("weights")
+    found = {name: folder / f"{name}.safetensors" for name in run.FILES}
+    torch.manual_seed(0)
+    encoder = save_dsid(found["dsid"], DSID(TINY_DSID))
+    save_starter(found["base"], build_starter(TINY_BASE))
+    config = light_config("tiny", "tiny", TINY_DSID, encoder, TINY_BASE.unet_shape, expression_width=16, pose_width=16)
+    meaf = MEAF(config)
+    with torch.no_grad():
+        for name, parameter in meaf.named_parameters():
+            if name.endswith(".gate"):
+                parameter.fill_(1.0)
+            elif name.endswith(".to_v.weight"):
+                parameter.normal_(std=0.5)
+    save_meaf(found["meaf"], meaf)
+    judge = Judge(TINY_JUDGE)
+    with torch.no_grad():
+        judge.readers["face"].head.bias.fill_(20.0)
+    judge.errors = {"steps": 1, "pictures": {"smile mae": 0.25}, "degraded pictures": {"smile mae": 0.5}}
+    save_judge(found["judge"], judge)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Two strengths a sweep, few swaps, and a short training of the small network that reads the codes."""
+    monkeypatch.setattr(run, "SWEEP", (0.0, 1.0))
+    monkeypatch.setattr(meaf_report, "SWEEP", (0.0, 1.0))
+    monkeypatch.setattr(dsid_report, "swap_figures", partial(dsid_report.swap_figures, groups=3))
+    monkeypatch.setattr(probes, "MLP_STEPS", 3)
+
+
+@pytest.fixture
+def studio(files) -> Studio:
+    meaf, dsid = load_meaf(files["meaf"]).float().eval(), load_dsid(files["dsid"]).float().eval()
+    return Studio(load_starter(files["base"]), meaf, dsid, steps=2)
+
+
+@pytest.fixture
+def judge(files) -> Judge:
+    return load_judge(files["judge"])
+
+
+def options(files) -> list[str]:
+    return [part for name, path in files.items() for part in (f"--{name}", str(path))]
+
+
+def strict(text: str):
+    """JSON as the standard has it: without NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_run_writes_tables_and_pictures(files, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    run.main(["--out", str(tmp_path), *options(files), "--people", "8", "--count", "3", "--steps", "2"])
+    found = strict((tmp_path / "results.json").read_text())
+    assert found.keys() == {"dsid", "meaf", "judge", "seconds"}
+    rows = found["meaf"]["rows"]
+    assert list(rows) == ["one photo", "two photos", "extreme poses", "base alone", "judge on true pictures"]
+    for row in rows.values():
+        assert row.keys() == rows["one photo"].keys() and row["pictures"] == 3 and 0 <= row["no face"] <= 1
+        assert list(row["expression correlation"]) == list(MAIN)
+        assert list(row["context"]) == [factor.name for factor in CONTEXT]
+    settings = found["meaf"]["settings"]
+    assert settings["steps"] == 2 and settings["cfg"] == 3.0 and {"sampler", "seed", "hardware"} < settings.keys()
+    for stream, sweep in found["meaf"]["strengths"].items():
+        assert stream in meaf_report.STREAMS and sweep.keys() == {"closeness", "monotonic", "rise", "side effect"}
+        assert all(len(line) == 2 for line in sweep["closeness"].values())
+    assert found["judge"]["pictures"] == {"smile mae": 0.25}
+    assert found["dsid"]["people"] == 8 and found["dsid"]["pictures"] == 8 * VIEWS
+    names = {"leak", "expression", *(f"strength-{s}" for s in meaf_report.STREAMS), *(n.replace(" ", "-") for n in rows)}
+    assert {path.stem for path in tmp_path.glob("*.png") if path.stat().st_size > 200} == names
+    text = (tmp_path / "results.md").read_text()
+    assert "| one photo | 3 |" in text and "| smile mae | 0.250 | 0.500 |" in text and "nan" not in text.lower()
+    assert text in capsys.readouterr().out
+
+
+def test_where_no_face_is_seen_the_report_still_stands(files, studio, judge, tmp_path):
+    with torch.no_grad():
+        judge.readers["face"].head.bias.fill_(-1e3)
+    found = measure_meaf(studio, judge, count=2)
+    for row in found["rows"].values():
+        assert row["no face"] == 1 and row["POSE"] == 180 and row["SIM"] == 1 and row["ID"] == 2
+        assert row["identity top-1"] == 0 and row["context, mean"] == 0 and row["expression correlation, main"] == 0
+        assert row["SEMCHG"] == 0
+    for sweep in found["strengths"].values():
+        assert sweep["monotonic"] and sweep["rise"] == 0
+        assert {line[0] for line in sweep["closeness"].values()} == {-1, 0}
+    strict(as_json({name: found[name] for name in ("rows", "strengths", "settings")}))
+
+
+def test_without_strength_there_is_the_base_alone(studio, judge):
+    order = make_order(3, seed=2)
+    alone = Studio(studio.base, None, studio.dsid, studio.steps).draw(order)
+    off = studio.draw(order, dict.fromkeys(meaf_report.STREAMS, 0.0))
+    torch.testing.assert_close(off, alone, atol=1e-5, rtol=0)
+    rows = [flattened(figures(order, judged(judge, pictures), judge)) for pictures in (off, alone)]
+    assert rows[0] == pytest.approx(rows[1], abs=1e-3)
+    assert (studio.draw(order) - alone).abs().max() > 1e-3, "at the defaults the streams show"
+    assert torch.equal(studio.draw(order), studio.draw(order))
+
+
+def test_guidance_gives_the_negative_half_null_tokens(studio, monkeypatch):
+    """The sampler's batch is negative first; at cfg 1 the negative half, and so its tokens, cannot matter."""
+    order, seen = make_order(2, seed=3), []
+    condition = meaf_report.AttachedMEAF.condition
+
+    def record(self, tokens, strengths=None, masks=None):
+        seen.append((tokens, strengths))
+        condition(self, tokens, strengths, masks)
+
+    monkeypatch.setattr(meaf_report.AttachedMEAF, "condition", record)
+    studio.draw(order)
+    codes = studio.codes(order)
+    assert len(seen) == studio.steps
+    for name, tokens in seen[0][0].items():
+        assert torch.equal(tokens[:2], studio.meaf.null_tokens(name).expand(2, -1, -1))
+        torch.testing.assert_close(tokens[2:], studio.meaf.tokens(name, codes[name]))
+    assert codes.keys() == studio.meaf.config.streams.keys()
+
+
+def test_each_stream_reads_what_was_asked_of_it(studio):
+    """Identity from the person alone, expression and pose from their own photos."""
+    order = make_order(3, seed=4, separate=True)
+    codes = studio.codes(order)
+    for changed, streams in (("person", {"identity"}), ("expression", {"expression"}), ("pose", {"pose"})):
+        other = replace(order, **{changed: sample_scenes(3, torch.Generator().manual_seed(9))})
+        moved = {name for name, code in studio.codes(other).items() if not torch.equal(code, codes[name])}
+        assert moved == streams
+
+
+def test_windows_are_those_of_the_sampling():
+    """Of 11 steps the first is at 0 and the last at 1; the pose acts until 0.6, the expression until 0.9."""
+    open_at = {name: [acts(name, i / 11, 11) for i in range(11)] for name in meaf_report.STREAMS}
+    assert {name: sum(steps) for name, steps in open_at.items()} == {"identity": 11, "expression": 10, "pose": 7}
+    assert all(steps == sorted(steps, reverse=True) for steps in open_at.values())
+    assert acts("pose", 0.0, 1)
+
+
+def test_orders_are_held_out_and_told_in_their_captions():
+    order = make_order(6, seed=1)
+    again = make_order(6, seed=1)
+    assert order.captions == again.captions and torch.equal(order.person.identity, again.person.identity)
+    assert order.expression is order.pose and make_order(2, 1, separate=True).expression is not order.pose
+    names = {factor.name: factor.choices[int(value)] for factor, value in zip(CONTEXT, order.context[0])}
+    for word in (names["background"], f"{names['clothing']} clothes"):
+        assert word in order.captions[0]
+    assert ("hat" in caption_of(order.context[0])) == (names["hat"] == "yes")
+    scene = true_scene(order)
+    assert torch.equal(scene.pose[:, :3], order.pose.pose[:, :3]) and torch.equal(scene.pose[:, 3:], order.person.pose[:, 3:])
+    assert torch.equal(scene.expression, order.expression.expression) and torch.equal(scene.context, order.context)
+
+
+class Oracle:
+    """A judge that knows the answer: of a picture drawn from `truth`, in order."""
+
+    config = TINY_JUDGE
+
+    def __init__(self, truth):
+        self.truth = truth
+
+    def __call__(self, images):
+        return seen_of(self.truth[: len(images)])
+
+
+def seen_of(scene) -> Judgement:
+    identity = torch.nn.functional.normalize(scene.identity - scene.identity.mean(0), dim=1)
+    looks = torch.zeros(len(scene), 35)
+    return Judgement(torch.ones(len(scene)), identity, looks, scene.expression, scene.pose, scene.context)
+
+
+def test_a_picture_as_ordered_has_the_best_figures_and_the_person_s_own_the_worst():
+    order = make_order(20, seed=6)
+    row = figures(order, seen_of(true_scene(order)), Oracle(order.person))
+    best = {"no face": 0, "POSE": 0, "yaw": 0, "SIM": 0, "SEMCHG": 1, "ID": 0, "identity top-1": 1, "context, mean": 1}
+    assert {name: row[name] for name in best} == pytest.approx(best, abs=1e-4)
+    assert all(value == pytest.approx(1) for value in row["expression correlation"].values())
+    kept = figures(order, seen_of(order.person), Oracle(order.person))
+    assert kept["SEMCHG"] == 0 and kept["ID"] == pytest.approx(0, abs=1e-5) and kept["POSE"] > 10
+    assert abs(kept["expression correlation, main"]) < 0.4
+
+
+def test_main_factors_are_read_from_their_own_columns():
+    """Wrong in the smile alone: no other correlation falls."""
+    order = make_order(20, seed=6)
+    scene = true_scene(order)
+    row = figures(order, seen_of(scene.with_factor("smile", -scene.expression[:, 0])), Oracle(order.person))
+    assert row["expression correlation"]["smile"] == pytest.approx(-1)
+    assert all(value == pytest.approx(1) for name, value in row["expression correlation"].items() if name != "smile")
+    assert row["expression correlation, main"] == pytest.approx((-1 + 5) / 6)
+
+
+def test_closeness():
+    order = make_order(20, seed=6)
+    seen = seen_of(true_scene(order))
+    assert closeness(order, seen, seen.identity) == pytest.approx([1, 1, 1], abs=1e-4)
+    nothing = replace(seen, **{f.name: torch.full_like(getattr(seen, f.name), math.nan) for f in fields(seen)})
+    assert closeness(order, nothing, seen.identity) == pytest.approx([-1, 0, -1])
+
+
+class TrueDSID:
+    """What a perfect encoder would give."""
+
+    def __init__(self, scene):
+        self.pose = matrix_to_rotation(euler_to_matrix(scene.pose[:, :3]))
+
+
+def test_pose_errors_of_a_perfect_code():
+    scene = sample_scenes(60, torch.Generator().manual_seed(0))
+    code, person = TrueDSID(scene).pose, torch.arange(60)
+    assert encoded_pose_error(code, scene) == pytest.approx(0, abs=0.05)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0]
+    assert encoded_pose_error(code @ turn, scene) > 10 > 1 > linear_pose_error(code @ turn, scene, person)
+
+
+def test_dsid_report_alone(files, tmp_path):
+    pytest.importorskip("matplotlib")
+    run.main(["--out", str(tmp_path), *options(files), "--only", "dsid", "--people", "7"])
+    results = strict((tmp_path / "results.json").read_text())
+    assert results.keys() == {"dsid", "seconds"}
+    found = results["dsid"]
+    assert list(found["leak"]) == ["identity", "expression", "pose"]
+    assert list(found["leak"]["pose"]) == list(factor_groups(sample_scenes(1, torch.Generator())))
+    assert list(found["expression R2"]) == [factor.name for factor in EXPRESSION]
+    assert {f"{metric} {kind}" for metric in ("PSNR", "SSIM") for kind in ("self", "swap")} < found.keys()
+    assert {"ICC identity", "ICC expression", "ICC pose"} < found.keys() and len(POSE) == 6
+    again = measure_dsid(load_dsid(files["dsid"]).float().eval(), people=7)
+    assert found == strict(as_json(again)), "the same seed gives the same figures"
+
+
+def test_sheet_measures_every_cell(files, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    sheet.main(["--out", str(out), *options(files), "--people", "2", "--references", "2", "--steps", "1"])
+    image = pytest.importorskip("PIL.Image")
+    with image.open(out) as picture:
+        assert picture.size == (3 * 132, 3 * (132 + 36))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and all("identity" in line and "pose" in line for line in lines[:4])
+    persons, examples, order = sheet.grid_order(2, 3, seed=1)
+    assert torch.equal(order.person.identity[3:], persons.identity[1:].expand(3, -1))
+    assert torch.equal(order.expression.pose[:3], examples.pose) and order.captions[:3] == order.captions[3:]
+
+
+def test_sheet_says_where_there_is_no_face(judge):
+    with torch.no_grad():
+        judge.readers["face"].head.bias.fill_(-1e3)
+    order = make_order(2, seed=1)
+    assert sheet.measured(order, render(order.person, 32).images, judge) == ["no face", "no face"]
+
+
+def test_captions_fit_the_text_encoder(studio):
+    """No order's caption is cut off."""
+    texts = make_order(20, seed=8).captions
+    ids = studio.base.tokenizer(texts).input_ids
+    assert max(map(len, ids)) <= TINY_BASE.tokens
+    assert encode_prompts(studio.base, texts[:1]).shape == (1, TINY_BASE.tokens, TINY_BASE.text_width)
