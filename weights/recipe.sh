@@ -11,7 +11,7 @@ $python -m deepexpo_models.data.draw --out "$runs/faces" --shards 50
 
 # DSID: the encoders from labels and contrasts, then the generator on the frozen encoders.
 train train_dsid --out "$runs/dsid-encoders" --name starter --synthetic "$runs/faces" --steps 1280 --batch-size 48 \
-    --generated 0 --augment 0.5 --warmup 20 --w-identity 1 --w-expression 0 --w-pose 2 --w-label 10 --w-cycle 0 \
+    --generated 0 --augment 0.5 --warmup 20 --w-identity 1 --w-expression 0 --w-pose 2 --w-label 40 --w-cycle 0 \
     --w-equivariance 0 --grad-clip 0 --ema 0.99 --sample-every 0 --save-every 100
 train train_dsid --out "$runs/dsid" --name starter --init "$runs/dsid-encoders/dsid.safetensors" --freeze \
     --synthetic "$runs/faces" --steps 1500 --batch-size 16 --generated 16 --augment 0 --warmup 20 --w-identity 0 \

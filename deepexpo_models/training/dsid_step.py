@@ -137,10 +137,11 @@ class DSIDStep(nn.Module):
 
     def _label(self, semantics: dict[str, Tensor], label: Tensor) -> Tensor:
         """Squared error of the factors that are known, in units of their range, read linearly from the expression code."""
-        known = label.isfinite()
+        known, spans = label.isfinite(), label.new_tensor([factor.high - factor.low for factor in EXPRESSION])
         if not known.any():
             return self.probe(semantics["expression"]).sum() * 0
-        return (self.probe(semantics["expression"])[known] - label[known]).float().square().mean()
+        error = (self.probe(semantics["expression"]).float() - label) / spans  # else smile and gaze drown the brows
+        return error[known].square().mean()
 
     def _frames(self, batch: Batch, faces: Tensor, generator: Generator) -> Tensor:
         """What the semantics of two frames of a clip share is the identity (`L_pair`)."""

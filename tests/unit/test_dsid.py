@@ -59,7 +59,7 @@ def pictures(config: DSIDConfig, batch: int, seed: int = 0) -> torch.Tensor:
 
 def with_lively_pose(model: DSID) -> DSID:
     """The pose head of a fresh model is near zero; here it is not, so that the pose depends on the picture."""
-    nn.init.normal_(model.semantic_encoder.pose.head[-1].weight, std=0.5)
+    nn.init.normal_(model.semantic_encoder.pose.head.weight, std=0.5)
     return model
 
 
@@ -132,7 +132,7 @@ def test_an_untrained_pose_is_nearly_at_rest():
 
 def test_place_and_size_stay_within_their_bounds():
     model = make(TINY)
-    nn.init.constant_(model.semantic_encoder.pose.head[-1].bias, 10.0)
+    nn.init.constant_(model.semantic_encoder.pose.head.bias, 10.0)
     with torch.inference_mode():
         semantics = model.encode_semantics(pictures(TINY, 1))
     assert all(0.99 < semantics[code].max() <= 1 for code in ("translation", "log_scale"))
