@@ -1,6 +1,6 @@
 """Train MEAF light: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --synthetic FACES
 
-The base stays frozen. With real data (--clips, --stills) captions come from a .txt beside each clip or picture.
+The base stays frozen.
 """
 
 import copy
@@ -35,9 +35,7 @@ class MEAFSettings(RunSettings):
     lr: float = option(1e-3, "learning rate after the warm-up")
     dsid: str = option(help="DSID file whose codes it shall read", fixed=True)
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
-    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
-    clips: str = option("", "folder of clips or frame folders, with captions")
-    stills: str = option("", "folder of single pictures, with captions")
+    synthetic: str = option(help="folder of drawn faces (deepexpo_models.data.draw)")
     name: str = option("meaf", "name in the released file")
     init: str = option("", "a MEAF file to start from")
     freeze: tuple[str, ...] = option((), "streams that keep the weights of --init")
@@ -63,8 +61,6 @@ class MEAFSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.synthetic or self.clips or self.stills):
-            raise ValueError("there is nothing to train on; give --synthetic, --clips or --stills")
         if self.freeze and not self.init:
             raise ValueError("--freeze keeps streams of --init, which is not given")
 
@@ -76,7 +72,7 @@ def train(settings: MEAFSettings) -> Path | None:
     base = load_base(settings.base, engine.device)
     if settings.checkpointing:
         base.unet.enable_gradient_checkpointing()
-    data = _data(settings, dsid, base, engine)
+    data = DrawnTargets(settings.synthetic, Path(settings.out), dsid, base, engine.say)
     dsid.to(engine.device)
     meaf = _meaf(settings, dsid, base)
     step_module = MEAFStep(meaf, base, dsid, settings)
@@ -210,14 +206,6 @@ def _optimizer(meaf: MEAF, settings: MEAFSettings) -> torch.optim.Optimizer:
     optimizer = Muon(matrices, [p for p in rest if p.ndim], settings.lr)
     optimizer.add_param_group({"params": gates, "orthogonal": False, "lr": GATE_SPEED * settings.lr})
     return optimizer
-
-
-def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
-    if settings.clips or settings.stills:
-        from .meaf_clips import RealTargets
-
-        return RealTargets(settings, dsid, base)
-    return DrawnTargets(settings.synthetic, Path(settings.out), dsid, base, engine.say)
 
 
 def main(argv: list[str] | None = None) -> None:
