@@ -33,7 +33,7 @@ MILLIONS = {  # config -> part -> least and most parameters, in millions
     "base": {
         "identity": (20, 22.5),
         "expression": (11, 13),
-        "pose": (4.5, 5.5),
+        "pose": (4.5, 6),
         "generator": (22, 26),
         "critic": (22, 26),
     },
