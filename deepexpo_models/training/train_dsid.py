@@ -124,7 +124,7 @@ def _model(settings: DSIDSettings) -> DSID:
         if settings.freeze:
             raise ValueError("--freeze keeps the encoders of --init, which is not given")
         return DSID(config)
-    model = load_dsid(Path(settings.init)).float()
+    model = load_dsid(Path(settings.init)).float().requires_grad_(True)
     if model.config != config:
         raise ValueError(f"{settings.init} is of config {model.config.name!r}, not {settings.config!r}; give --config")
     for encoder in (model.identity_encoder, model.semantic_encoder):

@@ -189,7 +189,7 @@ def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
 
 def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
     if settings.init:
-        meaf = load_meaf(Path(settings.init)).float()
+        meaf = load_meaf(Path(settings.init)).float().requires_grad_(True)
         for name in settings.freeze:
             if name not in meaf.streams:
                 raise ValueError(f"{settings.init} has no stream {name!r} to freeze; it has {', '.join(meaf.streams)}")

@@ -1,0 +1,101 @@
+"""MEAF's trainer on tiny real parts: a tiny base, a tiny DSID, one small shard."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deepexpo_models.data.synthetic import CAPTION_WORDS, shards
+from deepexpo_models.dsid import CONFIGS, DSID, encoder_id, save_dsid
+from deepexpo_models.meaf import load_meaf
+from deepexpo_models.starter import STARTER, build_vocabulary
+from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
+from deepexpo_models.training.bases import load_base
+from deepexpo_models.training.train_meaf import MEAFSettings, drops, train
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Folder with faces/, dsid.safetensors and base.safetensors."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "GROUPS_PER_SHARD", 1)
+        patch.setattr(shards, "SHARD", shards.PEOPLE * shards.FRAMES)
+        shards.write_shard(folder / "faces", 0)
+        tiny = replace(
+            CONFIGS["starter"], identity_channels=(8, 8, 8, 8), expression_channels=(8, 8, 8, 8), pose_channels=(8, 8, 8, 8),
+            generator_channels=(8, 8, 8, 8, 8, 8), discriminator_channels=(8, 8, 8, 8, 8, 8),
+        )  # fmt: skip
+        dsid = DSID(tiny)
+        save_dsid(folder / "dsid.safetensors", dsid, encoder_id("tiny", dsid))
+        config = replace(
+            STARTER, vae_channels=(32, 32, 32, 32), unet_channels=(32, 32, 32), text_width=32, text_layers=1,
+            merges=build_vocabulary(CAPTION_WORDS),
+        )  # fmt: skip
+        save_starter(folder / "base.safetensors", build_starter(config), torch.float32)
+        yield folder
+
+
+def settings(parts, out, **changes) -> MEAFSettings:
+    return MEAFSettings(
+        **{
+            "out": str(out), "dsid": str(parts / "dsid.safetensors"), "base": str(parts / "base.safetensors"),
+            "synthetic": str(parts / "faces"), "steps": STEPS, "batch_size": 4, "expression_width": 16, "pose_width": 16,
+            "warmup": 0, "schedule": "constant", "threads": 1, **changes,
+        }
+    )  # fmt: skip
+
+
+def weights(path):
+    return load_meaf(path).state_dict()
+
+
+def test_it_learns_and_leaves_the_base_alone(parts, tmp_path):
+    before = load_starter(parts / "base.safetensors").unet.state_dict()
+    path = train(settings(parts, tmp_path))
+    meaf = load_meaf(path)
+    assert {p.dtype for p in meaf.parameters()} == {torch.float16}
+    gates = [p for name, p in meaf.named_parameters() if name.endswith("gate")]
+    assert gates and all(p.abs() > 0 for p in gates)
+    after = load_starter(parts / "base.safetensors").unet.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resume_equals_a_straight_run(parts, tmp_path):
+    straight = weights(train(settings(parts, tmp_path / "a")))
+    assert train(settings(parts, tmp_path / "b", steps=2)) is not None
+    resumed = weights(train(settings(parts, tmp_path / "b")))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_frozen_streams_keep_their_weights(parts, tmp_path):
+    first = train(settings(parts, tmp_path / "a"))
+    second = weights(train(settings(parts, tmp_path / "b", init=str(first), freeze=("identity",))))
+    before = weights(first)
+    same = {name: torch.equal(before[name], second[name]) for name in before}
+    assert all(equal for name, equal in same.items() if name.startswith("streams.identity."))
+    assert not all(equal for name, equal in same.items() if name.startswith("streams.pose."))
+
+
+def test_the_printed_formula_and_picture_losses_run(parts, tmp_path):
+    assert train(settings(parts, tmp_path / "paper", fusion="paper")) is not None
+    assert train(settings(parts, tmp_path / "pictures", image_rows=2, w_prior=0.1)) is not None
+
+
+def test_shares_of_drops(parts, tmp_path):
+    kept = drops(4000, ("identity", "pose"), settings(parts, tmp_path), torch.Generator().manual_seed(0))
+    assert kept["text"].float().mean() == pytest.approx(0.9 * 0.95, abs=0.02)
+    assert kept["identity"].float().mean() == pytest.approx(0.9 * 0.95 * 0.95, abs=0.02)
+
+
+def test_what_is_wrong_is_said_in_one_sentence(parts, tmp_path):
+    with pytest.raises(ValueError, match="there is no base model at nowhere"):
+        load_base("nowhere", torch.device("cpu"))
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="not readable as a Stable Diffusion model"):
+        load_base(str(tmp_path / "text.safetensors"), torch.device("cpu"))
+    with pytest.raises(ValueError, match="--freeze keeps streams of --init"):
+        settings(parts, tmp_path, freeze=("identity",))

@@ -1,0 +1,91 @@
+"""DSID's losses and the diffusion loss: laws in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from deepexpo_models.dsid.losses import (
+    cross_correlation,
+    info_nce,
+    pose_error,
+    reconstruction,
+    standardised,
+    variance_floor,
+    weight_map,
+)
+from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
+from deepexpo_models.training.diffusion_loss import min_snr_weights, sample_times
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pose(yaw: float, rows: int = 3) -> dict[str, torch.Tensor]:
+    angles = torch.tensor([[yaw, 0.0, 0.0]]).expand(rows, 3)
+    return {
+        "rotation": matrix_to_rotation(euler_to_matrix(angles)),
+        "translation": torch.zeros(rows, 2),
+        "log_scale": torch.zeros(rows, 1),
+    }
+
+
+def test_weights_have_mean_one_and_prefer_the_region():
+    region, face = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    region[:, :, 2, 2] = 1
+    weights = weight_map(region, face, 8.0)
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(2))
+    assert torch.allclose(weights[:, :, 2, 2], 9 * weights[:, :, 0, 0])
+
+
+def test_reconstruction_is_zero_for_the_picture_itself_only():
+    true, weights = noise(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
+    assert reconstruction(true, true, weights) == 0
+    assert reconstruction(true + 0.1, true, weights) == pytest.approx(0.3, abs=1e-5)  # three scales, no gradient
+
+
+def test_info_nce_knows_pairs_from_strangers():
+    codes = noise(16, 32)
+    assert info_nce(codes, codes) < 0.2
+    assert info_nce(torch.ones(16, 4), torch.ones(16, 4)) == pytest.approx(math.log(16), abs=1e-4)
+    assert info_nce(codes, codes.roll(1, 0)) > math.log(16)
+
+
+def test_cross_correlation_of_independent_and_equal_codes():
+    first, second = noise(2000, 4), noise(2000, 4, seed=1)
+    assert abs(cross_correlation(first, second)) < 1e-3
+    assert cross_correlation(first, first) == pytest.approx(1 / 4, abs=0.01)
+
+
+def test_standardised_together():
+    parts = standardised(noise(50, 6) * 3 + 2, noise(30, 6, seed=1) * 3 + 2)
+    together = torch.cat(parts)
+    assert [len(part) for part in parts] == [50, 30]
+    assert together.mean(0).abs().max() < 1e-5 and (together.std(0) - 1).abs().max() < 1e-3
+
+
+def test_variance_floor():
+    assert variance_floor(torch.zeros(8, 3)) == pytest.approx(0.99, abs=0.01)
+    assert variance_floor(noise(500, 3) * 5) == 0
+
+
+def test_pose_error_is_the_angle_over_known_rows():
+    assert pose_error(pose(10), pose(40)) == pytest.approx(math.radians(30), abs=1e-3)
+    unknown = {name: torch.full_like(code, torch.nan) for name, code in pose(0).items()}
+    assert pose_error(pose(10), unknown) == 0
+
+
+def test_min_snr_weights():
+    levels = torch.tensor([0.99, 0.5, 0.1])
+    snr = levels / (1 - levels)
+    assert torch.allclose(min_snr_weights(levels, "epsilon", 5.0), snr.clamp(max=5) / snr)
+    assert torch.allclose(min_snr_weights(levels, "v_prediction", 5.0), snr.clamp(max=5) / (snr + 1))
+    with pytest.raises(ValueError, match="unknown prediction 'x0'"):
+        min_snr_weights(levels, "x0", 5.0)
+
+
+def test_times_cover_the_range_evenly():
+    times = sample_times(10, torch.Generator().manual_seed(0))
+    assert sorted((times // 100).tolist()) == list(range(10))
+    assert sample_times(64, torch.Generator().manual_seed(0), late_share=1.0).max() < 400
