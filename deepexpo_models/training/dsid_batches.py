@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..data.synthetic.factors import COLUMN, concatenate
+from ..data.synthetic.factors import COLUMN, IDENTITY, Factor, concatenate
 from ..data.synthetic.render import render
 from ..data.synthetic.shards import FRAMES, ShardStore, studio_scene
 from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
 
 POSE_KEYS = ("rotation", "translation", "log_scale")
+TRAITS = sum(len(factor.choices) or 1 for factor in IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Batch:
     the target's expression and pose; other people where the data can have that (`taught`), else the target itself.
     region, face (B, 1, S, S) belong to the target, source_points (B, 5, 2) to the source. target_pose: the pose codes of
     target and of its pose lender, expression_pose those of the expression lender, NaN where unknown.
-    label (B, 11): the target's expression factors (data.synthetic.EXPRESSION), NaN where unknown. person (B,): equal
-    numbers are one person.
+    label (B, 11): the target's expression factors (data.synthetic.EXPRESSION), traits (B, TRAITS): what is known of the
+    person (see `traits`), both NaN where unknown. person (B,): equal numbers are one person.
     """
 
     source: Tensor
@@ -33,6 +35,7 @@ class Batch:
     target_pose: dict[str, Tensor]
     expression_pose: dict[str, Tensor]
     label: Tensor
+    traits: Tensor
     person: Tensor
     taught: bool
 
@@ -72,6 +75,7 @@ def held_out_faces(size: int, groups: int = 64, seed: int = 7) -> Batch:
         target_pose=true_pose(pick(0, 1).pose),
         expression_pose=true_pose(pick(1, 1).pose),
         label=pick(0, 1).expression,
+        traits=traits(pick(0, 1).identity),
         person=torch.arange(groups),
         taught=True,
     )
@@ -91,9 +95,26 @@ def _from_store(store: ShardStore, count: int, generator: Generator, triples: bo
         target_pose=true_pose(target.scene.pose),
         expression_pose=true_pose(store.scene(roles.expression).pose if triples else target.scene.pose),
         label=target.scene.expression,
+        traits=traits(target.scene.identity),
         person=store.person(roles.target),
         taught=triples,
     )
+
+
+def traits(identity: Tensor) -> Tensor:
+    """Identity factors of a scene (B, 36) -> (B, TRAITS): lengths and shades over their range in [-1, 1], choices one by
+    one as 0 or 1.
+    """
+    columns = zip(IDENTITY, identity.unbind(1))
+    return torch.cat([_choices(factor, column) if factor.choices else _shade(factor, column) for factor, column in columns], 1)
+
+
+def _choices(factor: Factor, column: Tensor) -> Tensor:
+    return F.one_hot(column.long(), len(factor.choices)).float()
+
+
+def _shade(factor: Factor, column: Tensor) -> Tensor:
+    return ((2 * column - factor.low - factor.high) / (factor.high - factor.low))[:, None]
 
 
 def true_pose(pose: Tensor) -> dict[str, Tensor]:

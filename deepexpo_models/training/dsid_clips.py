@@ -13,7 +13,7 @@ from ..data.video import index_clips
 from ..dsid import CONFIGS
 from ..dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
 from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
-from .dsid_batches import Batch, DrawnFaces
+from .dsid_batches import TRAITS, Batch, DrawnFaces
 
 HELD_OUT = 64  # pairs that the meters are read on
 DEPTHS = (-0.80, -0.80, -1.00, -0.68, -0.68)  # of TEMPLATE's points before the axis the head turns about, in its unit
@@ -73,6 +73,7 @@ def real_batch(pairs: FrameBatch) -> Batch:
         target_pose=pose,
         expression_pose=pose,
         label=torch.full((len(pairs.second), len(EXPRESSION)), torch.nan),
+        traits=torch.full((len(pairs.second), TRAITS), torch.nan),
         person=pairs.person,
         taught=False,
     )

@@ -21,7 +21,7 @@ from ..dsid.losses import (
     weight_map,
 )
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
-from .dsid_batches import Batch
+from .dsid_batches import TRAITS, Batch
 from .processes import gather_with_grad
 
 JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in training: at use it comes from a found pose
@@ -56,7 +56,8 @@ class DSIDStep(nn.Module):
         super().__init__()
         self.model, self.switches = model, switches
         self.perceptual = Perceptual(switches.vgg) if switches.vgg else None
-        self.probe = nn.Linear(model.config.expression_width, len(EXPRESSION))  # reads the labelled factors from the code
+        probes = {"label": (model.config.expression_width, len(EXPRESSION)), "traits": (model.config.identity_width, TRAITS)}
+        self.probes = nn.ModuleDict({name: nn.Linear(*widths) for name, widths in probes.items()})  # read labels from codes
 
     def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
@@ -124,6 +125,7 @@ class DSIDStep(nn.Module):
             "floor": variance_floor(faces),
             "size": (faces.float().square().mean() - 1).square(),
             "label": self._label(own, batch.label),
+            "traits": (self._traits(identity, batch.traits) + self._traits(other, batch.traits)) / 2,
         }
         if self.switches.equivariance:
             terms["equivariance"] = self._equivariance(batch.pose, generator)
@@ -136,12 +138,17 @@ class DSIDStep(nn.Module):
         return terms
 
     def _label(self, semantics: dict[str, Tensor], label: Tensor) -> Tensor:
-        """Squared error of the factors that are known, in units of their range, read linearly from the expression code."""
-        known, spans = label.isfinite(), label.new_tensor([factor.high - factor.low for factor in EXPRESSION])
-        if not known.any():
-            return self.probe(semantics["expression"]).sum() * 0
-        error = (self.probe(semantics["expression"]).float() - label) / spans  # else smile and gaze drown the brows
-        return error[known].square().mean()
+        """Of the expression factors, in units of their range: else smile and gaze drown the brows."""
+        spans = label.new_tensor([factor.high - factor.low for factor in EXPRESSION])
+        return self._read("label", semantics["expression"], label / spans)
+
+    def _traits(self, identity: Tensor, traits: Tensor) -> Tensor:
+        return self._read("traits", identity * identity.shape[-1] ** 0.5, traits)  # of unit variance, as expressions are
+
+    def _read(self, name: str, code: Tensor, label: Tensor) -> Tensor:
+        """Squared error of the labels that are known, read linearly from a code."""
+        known, found = label.isfinite(), self.probes[name](code).float()
+        return (found - label)[known].square().mean() if known.any() else found.sum() * 0
 
     def _frames(self, batch: Batch, faces: Tensor, generator: Generator) -> Tensor:
         """What the semantics of two frames of a clip share is the identity (`L_pair`)."""

@@ -54,6 +54,7 @@ class DSIDSettings(RunSettings):
     w_identity: float = option(0.2, "weight of the identity's InfoNCE")
     w_expression: float = option(0.3, "weight of the expression's InfoNCE between people who play the same face")
     w_label: float = option(2.0, "weight of expression labels, where there are any: drawn factors, blendshapes")
+    w_traits: float = option(1.0, "weight of labels of the person, where there are any: drawn factors")
     w_pose: float = option(1.0, "weight of the pose labels")
     w_equivariance: float = option(0.2, "weight of the in-plane equivariance")
     w_pair: float = option(0.2, "weight of the correlation between identity and semantics")
@@ -76,14 +77,14 @@ def train(settings: DSIDSettings) -> Path | None:
     config = CONFIGS[settings.config]
     model = _model(settings)
     step_module = DSIDStep(model, _switches(settings))
-    probe = step_module.probe
+    probes = step_module.probes
     critic = Discriminator(config)
-    learning = [[p for p in group if p.requires_grad] for group in split_parameters([model, probe], NO_MATRICES)]
+    learning = [[p for p in group if p.requires_grad] for group in split_parameters([model, probes], NO_MATRICES)]
     optimizer = Muon(*learning, settings.lr)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), settings.lr, betas=(0.0, 0.99))
     schedule, ema = make_scheduler(optimizer, settings), EMA(model, settings.ema)
     step_module, critic, optimizer, critic_optimizer = engine.prepare(step_module, critic, optimizer, critic_optimizer)
-    things = {"model": model, "probe": probe, "critic": critic, "optimizer": optimizer, "critic_optimizer": critic_optimizer}
+    things = {"model": model, "probes": probes, "critic": critic, "optimizer": optimizer, "critic_optimizer": critic_optimizer}
     for name, thing in {**things, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
 

@@ -179,7 +179,8 @@ def test_what_is_wrong_is_told_in_a_sentence(folders, capsys, what, words):
 
 @pytest.mark.parametrize("name, package", PACKAGES.items())
 def test_a_missing_package_is_named(name, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
+    for module in {package, *(name for name in sys.modules if name.startswith(f"{package}."))}:
+        monkeypatch.setitem(sys.modules, module, None)
     listed = {"cleanfid": "clean-fid"}.get(package, package)
     words = f"the judge {name} cannot be used: this judge needs the Python package {listed} "
     with pytest.raises(ValueError, match=f"^{words}") as caught:
