@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from .video import SHORTEST, Clip, Unreadable, points_in_square, read_frames, read_picture, square_frame
+from .video import SHORTEST, UNKNOWN, Clip, Unreadable, points_in_square, read_frames, read_picture, square_frame
 
 LONGEST = 3000  # frames of a video kept in memory; of longer ones every second, third ... is
 GAP_SPREAD = 4  # near frames are one to this many gaps apart
@@ -20,7 +20,8 @@ TRIES = 8  # other frames tried for a row before a training stops
 class FrameBatch:
     """first, second (B, 3, S, S) in [-1, 1]: two frames of one clip, or two stills of one person; person (B,): equal numbers
     are one person. points (B, 5, 2) in crop coordinates and euler (B, 3), yaw, pitch, roll in degrees, are NaN where
-    unknown. still (B,) bool: the person has one picture only, first is second.
+    unknown. second_expression (B, 11): expression factors, NaN where unknown. still (B,) bool: the person has one picture
+    only, first is second. second_caption: B sentences, "" where nothing is told.
     """
 
     first: Tensor
@@ -30,7 +31,9 @@ class FrameBatch:
     second_points: Tensor
     first_euler: Tensor
     second_euler: Tensor
+    second_expression: Tensor
     still: Tensor
+    second_caption: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,19 +89,21 @@ class FrameStore:
             person = orders[still][used[still] % len(orders[still])]
             used[still] += 1
             rows.append(self._row(still, person, generator, min_gap_seconds, far, consecutive))
-        columns = [torch.stack(column) for column in zip(*rows)]
-        return FrameBatch(*columns)
+        *columns, captions = zip(*rows)
+        return FrameBatch(*map(torch.stack, columns), list(captions))
 
-    def frame(self, clip: Clip, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,). Raises Unreadable."""
+    def frame(self, clip: Clip, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,), expression factors (11,). Raises
+        Unreadable.
+        """
         if clip.frames:
             picture = read_picture(clip.frames[index])
             pixels, number, shape = square_frame(picture, self.size), index, picture.shape[:2]
         else:
             film = self._film(clip)
             pixels, number, shape = film.frames[index], film.numbers[index], film.shape
-        label = torch.tensor(clip.labels.get(number, (torch.nan,) * 13), dtype=torch.float32)
-        return pixels.float() / 127.5 - 1, points_in_square(label[:10].unflatten(0, (5, 2)), *shape), label[10:]
+        points, euler, expression = torch.tensor(clip.labels.get(number, UNKNOWN), dtype=torch.float32).split([10, 3, 11])
+        return pixels.float() / 127.5 - 1, points_in_square(points.unflatten(0, (5, 2)), *shape), euler, expression
 
     def _kinds(self, count: int, generator: Generator, stills_share: float) -> list[bool]:
         draws = torch.rand(count, generator=generator)
@@ -106,7 +111,7 @@ class FrameStore:
             return (draws < stills_share).tolist()
         return [bool(self._pools[True])] * count
 
-    def _row(self, still: bool, person: int, generator: Generator, *how) -> tuple[Tensor, ...]:
+    def _row(self, still: bool, person: int, generator: Generator, *how) -> tuple:
         pool = self._pools[still]
         for _ in range(TRIES):
             clip = pool[person][_draw(len(pool[person]), generator)]
@@ -118,16 +123,16 @@ class FrameStore:
                 person = _draw(len(pool), generator)
         raise ValueError(f"{TRIES} clips in a row cannot be read, the last was {clip.path}: {reason}; repair or remove them")
 
-    def _pair(self, clip: Clip, generator: Generator, gap_seconds: float, far: float, consecutive: bool) -> tuple[Tensor, ...]:
+    def _pair(self, clip: Clip, generator: Generator, gap_seconds: float, far: float, consecutive: bool) -> tuple:
         count, fps = self._extent(clip)
         if clip.still:
             order = torch.randperm(count, generator=generator)[:2].tolist()
             first, second = order[0], order[-1]
         else:
             first, second = _draw_pair(count, max(1, round(gap_seconds * fps)), far, consecutive, generator)
-        (a, a_points, a_euler), (b, b_points, b_euler) = self.frame(clip, first), self.frame(clip, second)
-        person = torch.tensor(self._people[_key(clip)])
-        return a, b, person, a_points, b_points, a_euler, b_euler, torch.tensor(first == second)
+        (a, a_points, a_euler, _), (b, b_points, b_euler, expression) = self.frame(clip, first), self.frame(clip, second)
+        person, still = torch.tensor(self._people[_key(clip)]), torch.tensor(first == second)
+        return a, b, person, a_points, b_points, a_euler, b_euler, expression, still, clip.caption(second)
 
     def _extent(self, clip: Clip) -> tuple[int, float]:
         """Frames that can be asked for, and frames a second among them."""

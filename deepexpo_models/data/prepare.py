@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..faces.crop import SCALE, CropTransform, crop_face, points_in_crop
 from ..faces.detectors import Face
 from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
-from .video import LABELS, Clip, IndexReport, Unreadable, index_clips, read_frames
+from .synthetic import EXPRESSION
+from .video import CAPTION, LABELS, UNKNOWN, Clip, IndexReport, Unreadable, index_clips, read_frames
 
 EVERY = 5  # a detector looks at every fifth frame
 STAYS = 0.2  # box sides that a head may move for one crop to serve the whole clip
@@ -88,6 +89,8 @@ def _prepare_clip(clip: Clip, target: Path, settings: dict, opened: OpenedDetect
         _write_picture(partial / f"{number:06d}.jpg", crop)
         if label := _label(clip, number, boxes.points.get(number), transform):
             labels[str(number)] = label
+    if clip.captions:
+        (partial / CAPTION).write_text(clip.captions[0], encoding="utf-8")
     (partial / LABELS).write_text(json.dumps({"fps": clip.fps, "prepared": settings, "frames": labels}))
     os.replace(partial, target)
 
@@ -140,10 +143,12 @@ def _face(frame: np.ndarray, centre: np.ndarray | None, side: float) -> Face:
 
 def _label(clip: Clip, number: int, found: np.ndarray | None, transform: CropTransform) -> dict:
     """What the detector found, else what the clip's own labels tell, in pixels of the crop; poses stay, crops do not turn."""
-    told = clip.labels.get(number, (np.nan,) * 13)
+    told = clip.labels.get(number, UNKNOWN)
     points = points_in_crop(np.reshape(told[:10], (5, 2)) if found is None else found, transform)
-    label = {"points": points.round(2).tolist(), "pose": list(told[10:])}
-    return {name: values for name, values in label.items() if np.isfinite(values).all()}
+    label = {"points": points.round(2).tolist(), "pose": list(told[10:13])}
+    expression = {factor.name: value for factor, value in zip(EXPRESSION, told[13:]) if np.isfinite(value)}
+    known = {name: values for name, values in label.items() if np.isfinite(values).all()}
+    return {**known, "expression": expression} if expression else known
 
 
 def _floats(frame: np.ndarray) -> Tensor:

@@ -2,13 +2,25 @@
 
 from pathlib import Path
 
-from .video import PICTURES, Clip, IndexReport, Unreadable, person_of, read_labels, read_picture, usable_report, visible_files
+from .video import (
+    PICTURES,
+    Clip,
+    IndexReport,
+    Unreadable,
+    person_of,
+    read_caption,
+    read_labels,
+    read_picture,
+    usable_report,
+    visible_files,
+)
 
 
 def index_stills(folder: str | Path) -> IndexReport:
     """All pictures below a folder, one `Clip` of stills per person; unreadable ones are skipped and told.
 
-    `name.json` beside `name.png` may tell its points and pose, as frame "0". Raises ValueError when none is left.
+    `name.json` beside `name.png` may tell its points, pose and blendshapes, as frame "0"; `name.txt` what it shows. Raises
+    ValueError when none is left.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -36,4 +48,5 @@ def _require_picture(path: Path) -> None:
 def _person(root: Path, person: str, paths: list[Path], skipped: list) -> Clip:
     found = [read_labels(path.with_suffix(".json"), skipped)[0].get(0) for path in paths]
     labels = {index: label for index, label in enumerate(found) if label}
-    return Clip(root / person, person, len(paths), frames=tuple(paths), labels=labels, still=True)
+    captions = tuple(read_caption(path.with_suffix(".txt")) for path in paths)
+    return Clip(root / person, person, len(paths), frames=tuple(paths), labels=labels, still=True, captions=captions)

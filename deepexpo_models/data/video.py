@@ -2,7 +2,9 @@
 
 A person's id is what stands before the first "#" of a name (`id#video#start...`), else the first folder below the given
 one, else the clip's own name. Beside `clip.mp4` or the folder `clip` a file `clip.json`, or in the folder `labels.json`,
-may tell {"fps": 25, "frames": {"0": {"points": [[x, y], ... 5], "pose": [yaw, pitch, roll]}}}: pixels of the frame, degrees.
+may tell {"fps": 25, "frames": {"0": {"points": [[x, y], ... 5], "pose": [yaw, pitch, roll], "blendshapes": {name: share}}}}:
+pixels of the frame, degrees, ARKit's names (or "expression": {name: value}, by the names of drawn faces' factors).
+`clip.txt`, or `caption.txt` in the folder, is a sentence about what it shows.
 """
 
 import json
@@ -17,12 +19,15 @@ import torch
 from torch import Tensor
 
 from ..image import resize
+from .blendshapes import expression_factors
+from .synthetic import EXPRESSION
 
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FPS = 25.0  # where nothing tells it
 SHORTEST = 2  # frames
-LABELS = "labels.json"
+LABELS, CAPTION = "labels.json", "caption.txt"
+UNKNOWN = (math.nan,) * (10 + 3 + len(EXPRESSION))  # a label of which nothing is known
 
 
 class Unreadable(Exception):
@@ -32,7 +37,8 @@ class Unreadable(Exception):
 @dataclass(frozen=True, eq=False)
 class Clip:
     """path: a video, or the folder of `frames`; count: frames, as far as is known before they are read. labels: frame ->
-    13 numbers, five points x, y in pixels of the frame, then yaw, pitch, roll in degrees; NaN where unknown.
+    24 numbers, five points x, y in pixels of the frame, yaw, pitch, roll in degrees, the expression factors of drawn faces;
+    NaN where unknown. captions: one for all frames, or one for each; empty where nothing is told.
     """
 
     path: Path
@@ -42,6 +48,11 @@ class Clip:
     frames: tuple[Path, ...] = ()  # empty: `path` is a video
     labels: dict[int, tuple[float, ...]] = field(default_factory=dict, repr=False)
     still: bool = False  # its frames are single photographs of the person, in no order of time
+    captions: tuple[str, ...] = ()
+
+    def caption(self, index: int) -> str:
+        """What the frame shows."""
+        return self.captions[index if len(self.captions) > 1 else 0] if self.captions else ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,14 @@ def person_of(path: Path, root: Path, own_name: str) -> str:
     return parts[0] if len(parts) > 1 else own_name
 
 
+def read_caption(*places: Path) -> str:
+    """The sentence in the first of the files that is there, on one line; "" without any."""
+    for path in places:
+        if path.is_file():
+            return " ".join(path.read_text(encoding="utf-8", errors="replace").split())
+    return ""
+
+
 def natural(path: Path) -> list:
     """Sort key: frame2 before frame10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
@@ -184,7 +203,10 @@ def _frame_folder(folder: Path, frames: list[Path], root: Path, skipped: list) -
     read_picture(frames[0])
     inside, beside = folder / LABELS, folder.parent / f"{folder.name}.json"
     labels, fps = read_labels(inside if inside.is_file() else beside, skipped)
-    return Clip(folder, person_of(folder, root, folder.name), len(frames), fps or FPS, tuple(frames), labels)
+    caption = read_caption(folder / CAPTION, folder.parent / f"{folder.name}.txt")
+    return Clip(
+        folder, person_of(folder, root, folder.name), len(frames), fps or FPS, tuple(frames), labels, captions=_told(caption)
+    )  # fmt: skip
 
 
 def _video(path: Path, root: Path, skipped: list) -> Clip:
@@ -196,7 +218,12 @@ def _video(path: Path, root: Path, skipped: list) -> Clip:
         raise Unreadable("no frame in it can be read")
     count, fps = _count(path)
     labels, told = read_labels(path.with_suffix(".json"), skipped)
-    return Clip(path, person_of(path, root, path.stem), count, told or fps, (), labels)
+    caption = read_caption(path.with_suffix(".txt"))
+    return Clip(path, person_of(path, root, path.stem), count, told or fps, (), labels, captions=_told(caption))
+
+
+def _told(caption: str) -> tuple[str, ...]:
+    return (caption,) if caption else ()
 
 
 def _label(entry: dict) -> tuple[float, ...]:
@@ -204,7 +231,13 @@ def _label(entry: dict) -> tuple[float, ...]:
     pose = np.asarray(entry.get("pose") or np.full(3, np.nan), dtype=float)
     if points.shape != (5, 2) or pose.shape != (3,):
         raise ValueError(f"points must be 5 x 2 numbers and pose 3, got {points.shape} and {pose.shape}")
-    return (*points.flatten().tolist(), *pose.tolist())
+    return (*points.flatten().tolist(), *pose.tolist(), *_expression(entry))
+
+
+def _expression(entry: dict) -> tuple[float, ...]:
+    if named := entry.get("expression"):
+        return tuple(float(named.get(factor.name, math.nan)) for factor in EXPRESSION)
+    return expression_factors(entry.get("blendshapes") or {})
 
 
 def _read_video(path: Path) -> Iterator[np.ndarray]:

@@ -22,7 +22,8 @@ class Batch:
     region, face (B, 1, S, S) belong to the target, source_points (B, 5, 2) to the source. target_pose: the pose codes of
     target and of its pose lender, expression_pose those of the expression lender, NaN where unknown.
     label (B, 11): the target's expression factors (data.synthetic.EXPRESSION), traits (B, TRAITS): what is known of the
-    person (see `traits`), both NaN where unknown. person (B,): equal numbers are one person.
+    person (see `traits`), both NaN where unknown. person (B,): equal numbers are one person. still (B,) bool: source is
+    target, for the person has one picture only; None: none is.
     """
 
     source: Tensor
@@ -38,6 +39,7 @@ class Batch:
     traits: Tensor
     person: Tensor
     taught: bool
+    still: Tensor | None = None
 
 
 class DrawnFaces:

@@ -8,8 +8,7 @@ from torch import Generator, Tensor
 from ..data.frame_store import FrameBatch, FrameStore, split_people
 from ..data.masks import face_ellipse, region_mask
 from ..data.stills import index_stills
-from ..data.synthetic import EXPRESSION
-from ..data.video import index_clips
+from ..data.video import Clip, index_clips
 from ..dsid import CONFIGS
 from ..dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
 from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
@@ -33,7 +32,7 @@ class RealFaces:
         self.size = CONFIGS[settings.config].image_size
         self.stills_share, self.teacher = settings.stills_share, settings.teacher
         self.drawn = self._drawn(settings)
-        train, held = split_people(_clips(settings))
+        train, held = split_people(index_faces(settings, _say))
         self.train, self.held = FrameStore(train, self.size), FrameStore(held, self.size)
 
     def sample(self, count: int, generator: Generator) -> Batch:
@@ -72,10 +71,11 @@ def real_batch(pairs: FrameBatch) -> Batch:
         source_points=pairs.first_points,
         target_pose=pose,
         expression_pose=pose,
-        label=torch.full((len(pairs.second), len(EXPRESSION)), torch.nan),
+        label=pairs.second_expression,
         traits=torch.full((len(pairs.second), TRAITS), torch.nan),
         person=pairs.person,
         taught=False,
+        still=pairs.still,
     )
 
 
@@ -102,11 +102,16 @@ def pose_from_labels(points: Tensor, euler: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _clips(settings) -> list:
+def index_faces(settings, say) -> list[Clip]:
+    """Clips of settings.clips and persons of settings.stills; what was skipped is told. Raises ValueError for none."""
     reports = [index(folder) for index, folder in ((index_clips, settings.clips), (index_stills, settings.stills)) if folder]
     for report in reports:
-        PartialState().print(report.summary(), flush=True)
+        say(report.summary())
     return [clip for report in reports for clip in report.clips]
+
+
+def _say(text: str) -> None:
+    PartialState().print(text, flush=True)
 
 
 def _agreed(draw: float) -> float:

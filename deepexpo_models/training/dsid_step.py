@@ -151,8 +151,13 @@ class DSIDStep(nn.Module):
         return (found - label)[known].square().mean() if known.any() else found.sum() * 0
 
     def _frames(self, batch: Batch, faces: Tensor, generator: Generator) -> Tensor:
-        """What the semantics of two frames of a clip share is the identity (`L_pair`)."""
-        return cross_correlation(faces, gather_with_grad(self._semantics(batch.source, generator)["expression"]))
+        """What the semantics of two frames of a clip share is the identity (`L_pair`); a still has no second frame."""
+        others = gather_with_grad(self._semantics(batch.source, generator)["expression"])
+        still = torch.zeros(len(batch.target)) if batch.still is None else batch.still
+        moving = gather_with_grad(still.float().to(faces.device)[:, None])[:, 0] < 0.5
+        if moving.sum() < 3:
+            return others.sum() * 0
+        return cross_correlation(faces[moving], others[moving])
 
     def _equivariance(self, images: Tensor, generator: Generator) -> Tensor:
         """A picture turned, moved and scaled has the pose turned, moved and scaled (METHOD 2.4): needs no labels."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..data.synthetic import captions
@@ -21,7 +22,8 @@ AT_REST_SHARE = 0.15  # ... of those whose expression comes from the identity pi
 @dataclass(frozen=True)
 class MEAFBatch:
     """latents (B, C, h, w), captions, codes: field -> (B, width); face and region (B, 1, h, w) in [0, 1]; images (B, 3, S, S)
-    of the target in [-1, 1]; identity_images of the person; same_video (B,) bool: identity and target are of one clip.
+    of the target in [-1, 1]; has_target (B,) bool: the picture that the codes and the caption ask for is the one in
+    latents and images. Without, they are what the noise is put on, and only the decoded picture's codes can be judged.
     """
 
     latents: Tensor
@@ -30,7 +32,7 @@ class MEAFBatch:
     face: Tensor
     region: Tensor
     images: Tensor
-    same_video: Tensor
+    has_target: Tensor
 
 
 class DrawnTargets:
@@ -43,9 +45,10 @@ class DrawnTargets:
                 f"{folder} holds faces of {self.store.size} pixels, the DSID reads {dsid.config.image_size} and the base makes "
                 f"{base.size}; draw faces of that size with deepexpo_models.data.draw --size"
             )
-        self.codes = _cached(cache, "codes", self.store, say, lambda images: _codes(dsid, images))
-        self.latents = _cached(cache, "latents", self.store, say, lambda images: base.encode(images).flatten(1))
-        self._latent_shape = tuple(base.encode(self.store.images(torch.tensor([0]))).shape[1:])
+        device = next(dsid.parameters()).device
+        self._latent_shape = tuple(base.encode(self.store.images(torch.tensor([0])).to(device)).shape[1:])
+        encoders = {"codes": _all_codes(dsid), "latents": lambda images: base.encode(images).flatten(1)}
+        self.codes, self.latents = (_cached(cache, name, self.store, say, device, encode) for name, encode in encoders.items())
         self._widths = (dsid.config.identity_width, dsid.config.expression_width, 6, 2, 1)
 
     def sample(self, count: int, generator: Generator) -> MEAFBatch:
@@ -58,15 +61,15 @@ class DrawnTargets:
         source = torch.where(own & rest, target, roles.source)
         codes = self._read(source)["identity"], self._read(expression)["expression"], self._read(pose)
         frames = self.store.frames(target)
-        side = self._latent_shape[-1]
+        face, region = latent_masks(frames.face, frames.region, self._latent_shape[-1])
         return MEAFBatch(
             latents=torch.from_numpy(self.latents[target.numpy()]).float().unflatten(1, self._latent_shape),
             captions=captions(frames.scene, generator),
             codes={**codes[2], "identity": codes[0], "expression": codes[1]},
-            face=torch.nn.functional.adaptive_avg_pool2d(frames.face, side),
-            region=torch.nn.functional.adaptive_avg_pool2d(frames.region, side),
+            face=face,
+            region=region,
             images=frames.images,
-            same_video=torch.ones(count, dtype=torch.bool),
+            has_target=torch.ones(count, dtype=torch.bool),
         )
 
     def _read(self, rows: Tensor) -> dict[str, Tensor]:
@@ -75,17 +78,30 @@ class DrawnTargets:
 
 
 @torch.no_grad()
-def _codes(dsid: DSID, images: Tensor) -> Tensor:
-    semantics = dsid.encode_semantics(images)
-    return torch.cat([dsid.encode_identity(images), *[semantics[name] for name in CODES[1:]]], dim=1)
+def read_codes(dsid: DSID, person: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """person, reference (B, 3, S, S) in [-1, 1] -> the identity of one, expression and pose of the other, by CODES."""
+    return {"identity": dsid.encode_identity(person), **dsid.encode_semantics(reference)}
 
 
-def _cached(folder: Path, name: str, store: ShardStore, say, encode) -> np.ndarray:
+def latent_masks(face: Tensor, region: Tensor, side: int) -> list[Tensor]:
+    """Masks (B, 1, S, S) -> (B, 1, side, side), means."""
+    return [F.adaptive_avg_pool2d(mask, side) for mask in (face, region)]
+
+
+def _all_codes(dsid: DSID):
+    def encode(images: Tensor) -> Tensor:
+        codes = read_codes(dsid, images, images)
+        return torch.cat([codes[name] for name in CODES], dim=1)
+
+    return encode
+
+
+def _cached(folder: Path, name: str, store: ShardStore, say, device: torch.device, encode) -> np.ndarray:
     """(N, width) of all pictures in the store, computed once: folder/<name>.npy."""
     path = folder / f"{name}.npy"
     if not path.exists():
         say(f"encoding {len(store)} pictures: {name}")
-        parts = [encode(store.images(rows)).cpu().numpy() for rows in torch.arange(len(store)).split(CHUNK)]
+        parts = [encode(store.images(rows).to(device)).cpu().numpy() for rows in torch.arange(len(store)).split(CHUNK)]
         folder.mkdir(parents=True, exist_ok=True)
         kept = np.concatenate(parts)
         np.save(path, kept.astype(np.float16) if name == "latents" else kept)

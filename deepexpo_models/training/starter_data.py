@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
@@ -11,7 +10,7 @@ from torch import Generator, Tensor
 from ..data.stills import index_stills
 from ..data.synthetic import CAPTION_WORDS, captions
 from ..data.synthetic.shards import Frames, ShardStore
-from ..data.video import read_picture, square_frame
+from ..data.video import read_caption, read_picture, square_frame
 
 KNOWN_WORDS = 1500  # of a folder's captions, the most frequent ones, get a token of their own
 SHOWN = 4  # prompts in the sample pictures
@@ -71,7 +70,7 @@ class CaptionedPictures:
         say(report.summary())
         self.size = size
         self.paths = [path for clip in report.clips for path in clip.frames]
-        self.sentences = [_caption(path) for path in self.paths]
+        self.sentences = [read_caption(path.with_suffix(".txt")) for path in self.paths]
         told = [sentence for sentence in self.sentences if sentence]
         if not told:
             raise ValueError(f"none of the {len(self.paths)} pictures in {folder} has a caption; put name.txt beside name.png")
@@ -92,8 +91,3 @@ class CaptionedPictures:
 
     def captions(self, rows: Tensor, generator: Generator) -> list[str]:
         return [self.sentences[row] for row in rows.tolist()]
-
-
-def _caption(picture: Path) -> str:
-    path = picture.with_suffix(".txt")
-    return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ""

@@ -1,6 +1,7 @@
-"""Train MEAF light: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --synthetic FACES
+"""Train MEAF light: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --clips FOLDER
 
-The base stays frozen.
+or --synthetic FACES, where every sample has a true picture: expression and pose come from other people. The base stays
+frozen.
 """
 
 import copy
@@ -13,6 +14,7 @@ from torch import Generator, Tensor, nn
 from ..dsid import DSID, load_dsid
 from ..dsid.losses import Perceptual
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
+from ..image import resize
 from ..meaf import MEAF, light_config, load_meaf, save_meaf
 from ..meaf.diffusers_host import AttachedMEAF
 from ..meaf.fusion import FUSIONS
@@ -23,6 +25,7 @@ from .diffusion_loss import min_snr_weights, sample_times
 from .ema import EMA
 from .engine import Engine, make_scheduler
 from .meaf_batches import DrawnTargets, MEAFBatch
+from .meaf_clips import CaptionedFaces
 
 GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can (METHOD 3.1)
 IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
@@ -35,7 +38,11 @@ class MEAFSettings(RunSettings):
     lr: float = option(1e-3, "learning rate after the warm-up")
     dsid: str = option(help="DSID file whose codes it shall read", fixed=True)
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
-    synthetic: str = option(help="folder of drawn faces (deepexpo_models.data.draw)")
+    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    clips: str = option("", "folder of face crops of clips (deepexpo_models.data.prepare) with captions beside them")
+    stills: str = option("", "folder of single face crops with captions, mixed in")
+    stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
+    without_target: float = option(0.2, "clips: share of samples with another person's reference; needs --image-rows")
     name: str = option("meaf", "name in the released file")
     init: str = option("", "a MEAF file to start from")
     freeze: tuple[str, ...] = option((), "streams that keep the weights of --init")
@@ -48,7 +55,7 @@ class MEAFSettings(RunSettings):
     drop_all: float = option(0.05, "share of samples without codes and prompt")
     face_weight: float = option(2.0, "extra weight of the face in the noise loss")
     region_weight: float = option(4.0, "extra weight of eyes, brows and mouth in the noise loss")
-    snr_gamma: float = option(5.0, "min-SNR weighting (Hang et al. 2023)")
+    snr_gamma: float = option(5.0, "min-SNR weighting (Hang et al. 2023); 0: none")
     late_share: float = option(0.0, "share of the time steps drawn from the last 400 of 1000 only")
     image_rows: int = option(0, "rows of a batch that are decoded for the picture losses; 0: none of them")
     vgg: str = option("", "safetensors file of torchvision's vgg19, for the vgg loss")
@@ -57,10 +64,12 @@ class MEAFSettings(RunSettings):
     w_pose: float = option(0.05, "weight of its rotation")
     w_vgg: float = option(0.01, "weight of VGG features against the target; samples of one video only")
     w_mse: float = option(0.1, "weight of pixels against the target; samples of one video only")
-    w_prior: float = option(0.0, "weight that holds what is outside the face to the base's own finding")
+    w_prior: float = option(1.0, "weight that holds what is outside the face to the base's own finding, without a target")
 
     def __post_init__(self):
         super().__post_init__()
+        if bool(self.synthetic) == bool(self.clips or self.stills):
+            raise ValueError("give either --synthetic or --clips and --stills, the faces to train on")
         if self.freeze and not self.init:
             raise ValueError("--freeze keeps streams of --init, which is not given")
 
@@ -72,8 +81,8 @@ def train(settings: MEAFSettings) -> Path | None:
     base = load_base(settings.base, engine.device)
     if settings.checkpointing:
         base.unet.enable_gradient_checkpointing()
-    data = DrawnTargets(settings.synthetic, Path(settings.out), dsid, base, engine.say)
     dsid.to(engine.device)
+    data = _data(settings, dsid, base, engine)
     meaf = _meaf(settings, dsid, base)
     step_module = MEAFStep(meaf, base, dsid, settings)
     optimizer, schedule, ema = _optimizer(meaf, settings), None, EMA(meaf, settings.ema)
@@ -128,11 +137,13 @@ class MEAFStep(nn.Module):
         weights = 1 + self.settings.face_weight * batch.face + self.settings.region_weight * batch.region
         weights = (weights / weights.mean((1, 2, 3), keepdim=True)).to(clean)
         error = (found - base.target(clean, noise, times)).square() * weights
-        terms = {"noise": (error.mean((1, 2, 3)) * self.snr_weights.to(clean)[times]).mean()}
-        if self.settings.w_prior:
+        known = batch.has_target.to(clean)
+        terms = {"noise": (error.mean((1, 2, 3)) * self.snr_weights.to(clean)[times] * known).mean()}
+        if not batch.has_target.all():
             with torch.no_grad():
                 own = base.unet(noisy, times, **text).sample.float()
-            terms["prior"] = ((found - own).square() * (1 - batch.face.to(clean))).mean()
+            moved = (found - own).square() * (1 - batch.face.to(clean)) * (1 - known)[:, None, None, None]
+            terms["prior"] = moved.mean()
         if self.settings.image_rows:
             whole = torch.stack([kept[name] for name in self.meaf.streams]).all(0)
             rows = whole.nonzero().flatten()[: self.settings.image_rows].to(clean.device)
@@ -153,7 +164,7 @@ class MEAFStep(nn.Module):
         if not len(rows):
             return {}
         trust = base.schedule.alphas_cumprod.to(clean)[times]
-        pictures = base.decode(clean)
+        pictures = resize(base.decode(clean).clamp(-1, 1), dsid.config.image_size)
         codes = {name: code[rows.cpu()].to(clean) for name, code in batch.codes.items()}
         semantics = dsid.encode_semantics(pictures)
         turn = geodesic_angle(*[rotation_to_matrix(code["rotation"].float()) for code in (semantics, codes)])
@@ -163,7 +174,7 @@ class MEAFStep(nn.Module):
             "pose": turn.flatten(),
         }
         target = batch.images[rows.cpu()].to(clean)
-        same = batch.same_video[rows.cpu()].to(clean)
+        same = batch.has_target[rows.cpu()].to(clean)
         each["mse"] = (pictures - target).square().mean((1, 2, 3)) * same
         terms = {name: (value * trust).mean() for name, value in each.items()}
         if self.perceptual:
@@ -185,6 +196,12 @@ def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
         f"gate/{name}": torch.stack([p.detach().abs() for key, p in stream.named_parameters() if key.endswith("gate")]).mean()
         for name, stream in meaf.streams.items()
     }
+
+
+def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
+    if settings.synthetic:
+        return DrawnTargets(settings.synthetic, Path(settings.out), dsid, base, engine.say)
+    return CaptionedFaces(settings, dsid, base, engine.say)
 
 
 def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:

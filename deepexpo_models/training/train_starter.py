@@ -53,7 +53,7 @@ class StarterSettings(RunSettings):
     crop: int = option(0, "vae: side of the random crops it is trained on, which are cheaper; 0: whole pictures")
     kl: float = option(1e-6, "vae: weight of the latents' Kullback-Leibler divergence")
     text_drop: float = option(0.1, "text2image: share of empty prompts")
-    snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023)")
+    snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023); 0: none")
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,16 +1,20 @@
 """MEAF's trainer on tiny real parts: a tiny base, a tiny DSID, one small shard."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
-from deepexpo_models.data.synthetic import CAPTION_WORDS, shards
-from deepexpo_models.dsid import CONFIGS, DSID, encoder_id, save_dsid
+from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
+from deepexpo_models.dsid import CONFIGS, DSID, encoder_id, load_dsid, save_dsid
 from deepexpo_models.meaf import load_meaf
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
 from deepexpo_models.training.bases import load_base
+from deepexpo_models.training.meaf_batches import read_codes
+from deepexpo_models.training.meaf_clips import CaptionedFaces
 from deepexpo_models.training.train_meaf import MEAFSettings, drops, train
 
 STEPS = 3
@@ -82,7 +86,59 @@ def test_frozen_streams_keep_their_weights(parts, tmp_path):
 
 def test_the_printed_formula_and_picture_losses_run(parts, tmp_path):
     assert train(settings(parts, tmp_path / "paper", fusion="paper")) is not None
-    assert train(settings(parts, tmp_path / "pictures", image_rows=2, w_prior=0.1)) is not None
+    assert train(settings(parts, tmp_path / "pictures", image_rows=2)) is not None
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two pictures each of four drawn people, captioned, and a folder of frames with one caption for all."""
+    root = tmp_path_factory.mktemp("photos")
+    for person in range(5):
+        frames = pixels(render(smooth_clip(3, torch.Generator().manual_seed(person), fps=2), 128).images)
+        for number, frame in enumerate(frames):
+            path = root / ("clips/p4#film" if person == 4 else f"stills/p{person}") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(path)
+            if person < 4:
+                path.with_suffix(".txt").write_text(f"a person, smiling, picture {number}")
+    (root / "clips/p4#film/caption.txt").write_text("a person in a film")
+    return root
+
+
+def pixels(images: torch.Tensor):
+    return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+
+
+def test_captioned_clips_and_stills(parts, photos, tmp_path):
+    """Cross-identity rows have no target: they count in the picture losses and the prior alone."""
+    real = {"synthetic": "", "clips": str(photos / "clips"), "stills": str(photos / "stills")}
+    path = train(settings(parts, tmp_path, **real, image_rows=4, without_target=0.5, log_every=1))
+    before = load_meaf(path)
+    assert all(p.isfinite().all() for p in before.parameters())
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all({"noise", "prior", "identity", "expression", "pose"} <= set(line) for line in lines)
+    asked = settings(parts, tmp_path, **real, image_rows=1, without_target=0.5)
+    dsid, base = load_dsid(parts / "dsid.safetensors").float().eval(), load_base(asked.base, torch.device("cpu"))
+    faces = CaptionedFaces(asked, dsid, base, say=lambda text: None)
+    batch = faces.sample(8, torch.Generator().manual_seed(0))
+    again = faces.sample(8, torch.Generator().manual_seed(0))
+    assert batch.captions == again.captions and torch.equal(batch.latents, again.latents)
+    assert 0 < batch.has_target.sum() < 8
+    assert "a person in a film" in batch.captions and any("smiling" in told for told in batch.captions)
+    assert any("smiling" not in told and "picture" in told for told in batch.captions)
+    own = read_codes(dsid, batch.images, batch.images)["rotation"]
+    follows = (own - batch.codes["rotation"]).abs().amax(1) < 1e-5
+    assert follows[batch.has_target].all() and not follows.all(), "where there is a target, expression and pose are its own"
+
+
+def test_faces_without_any_caption_are_refused(parts, photos, tmp_path):
+    (tmp_path / "p0#film").mkdir()
+    for number in range(2):
+        (tmp_path / f"p0#film/{number}.png").write_bytes((photos / f"stills/p0/{number}.png").read_bytes())
+    with pytest.raises(ValueError, match=r"has a caption; put name\.txt beside"):
+        train(settings(parts, tmp_path / "out", synthetic="", clips=str(tmp_path)))
+    with pytest.raises(ValueError, match="give either --synthetic or --clips"):
+        settings(parts, tmp_path, clips=str(tmp_path))
 
 
 def test_shares_of_drops(parts, tmp_path):

@@ -15,7 +15,7 @@ from deepexpo_models.data.frame_store import FrameStore, split_people
 from deepexpo_models.data.masks import face_ellipse, region_mask
 from deepexpo_models.data.prepare import low_pass, prepare
 from deepexpo_models.data.stills import index_stills
-from deepexpo_models.data.synthetic import render, sample_scenes
+from deepexpo_models.data.synthetic import EXPRESSION, render, sample_scenes
 from deepexpo_models.data.transforms import random_similarity
 from deepexpo_models.data.video import (
     Clip,
@@ -206,10 +206,10 @@ def test_labels_reach_their_frame_and_no_other(tmp_path, kind):
     label_file(tmp_path / ("clip/labels.json" if kind == "inside" else "clip.json"), points, pose, number=2)
     clip = index_clips(tmp_path).clips[0]
     store = FrameStore([clip], 32)
-    _, found, euler = store.frame(clip, 2)
+    _, found, euler, _ = store.frame(clip, 2)
     torch.testing.assert_close(found, (torch.tensor(points) - torch.tensor([8.0, 0.0])) / 48 * 2 - 1)
     assert euler.tolist() == pose
-    _, found, euler = store.frame(clip, 1)
+    _, found, euler, _ = store.frame(clip, 1)
     assert found.isnan().all() and euler.isnan().all()
 
 
@@ -217,8 +217,39 @@ def test_half_a_label_is_half_known(tmp_path):
     write_frames(tmp_path / "clip", 3)
     (tmp_path / "clip.json").write_text(json.dumps({"fps": 50, "frames": {"0": {"pose": [1, 2, 3]}}}))
     clip = index_clips(tmp_path).clips[0]
-    _, points, euler = FrameStore([clip], 32).frame(clip, 0)
+    _, points, euler, _ = FrameStore([clip], 32).frame(clip, 0)
     assert points.isnan().all() and euler.tolist() == [1, 2, 3] and clip.fps == 50
+
+
+def test_blendshapes_become_the_factors_of_drawn_faces(tmp_path):
+    """The person's left brow and eye are at the right of the picture; what is not told is not known; crops keep it."""
+    write_frames(tmp_path / "in" / "clip", 3)
+    shapes = {"browInnerUp": 0.4, "browOuterUpLeft": 0.8, "eyeBlinkLeft": 0.9, "jawOpen": 0.5, "eyeLookOutLeft": 0.6}
+    shapes |= {"eyeLookInRight": 0.4, "eyeLookInLeft": 0.0, "eyeLookOutRight": 0.0}
+    (tmp_path / "in" / "clip.json").write_text(json.dumps({"frames": {"1": {"blendshapes": shapes}}}))
+    prepare(tmp_path / "in", tmp_path / "out", 32, "none")
+    for folder in ("in", "out"):
+        store = FrameStore(index_clips(tmp_path / folder).clips, 32)
+        told = dict(zip((factor.name for factor in EXPRESSION), store.frame(store.clips[0], 1)[3].tolist()))
+        known = {name: round(value, 6) for name, value in told.items() if value == value}
+        assert known == {"jaw_open": 0.5, "brow_raise_right": 0.6, "blink_right": 0.9, "gaze_x": 0.5}
+        assert store.frame(store.clips[0], 0)[3].isnan().all()
+
+
+def test_captions_follow_their_pictures(tmp_path):
+    write_clip(tmp_path / "clips" / "film.mp4", 4)
+    (tmp_path / "clips" / "film.txt").write_text("a film\n of rain")
+    write_frames(tmp_path / "clips" / "inside", 3)
+    (tmp_path / "clips" / "inside" / "caption.txt").write_text("frames")
+    clips = {clip.path.stem: clip for clip in index_clips(tmp_path / "clips").clips}
+    assert clips["film"].caption(3) == "a film of rain" and clips["inside"].caption(2) == "frames"
+    prepare(tmp_path / "clips", tmp_path / "out", 32, "none")
+    assert [clip.caption(1) for clip in index_clips(tmp_path / "out").clips] == ["a film of rain", "frames"]
+    write_frames(tmp_path / "stills" / "ann", 2)
+    pictures = sorted((tmp_path / "stills" / "ann").iterdir())
+    pictures[1].with_suffix(".txt").write_text("the second")
+    (ann,) = index_stills(tmp_path / "stills").clips
+    assert [ann.caption(0), ann.caption(1)] == ["", "the second"]
 
 
 # Pairs
@@ -267,7 +298,8 @@ def test_a_batch_has_different_people_while_there_are_any(collection):
 def test_the_generator_alone_decides(collection):
     first, again = (FrameStore([*collection[0], *collection[1]], 16).sample_pairs(6, seeded(3)) for _ in range(2))
     for name, value in vars(first).items():
-        assert torch.equal(value.nan_to_num(7), vars(again)[name].nan_to_num(7)), name
+        other = vars(again)[name]
+        assert value == other if isinstance(value, list) else torch.equal(value.nan_to_num(7), other.nan_to_num(7)), name
     used = FrameStore([*collection[0], *collection[1]], 16)
     used.sample_pairs(6, seeded(4))
     assert torch.equal(used.sample_pairs(6, seeded(3)).first, first.first), "what was read before does not matter"
@@ -388,7 +420,7 @@ def test_crops_keep_people_labels_and_order(tmp_path):
     pictures = torch.stack([store.frame(clips["ann"], number)[0] for number in range(6)])
     assert pictures.shape == (6, 3, 32, 32) and (number_of(pictures) - torch.arange(6)).abs().max() <= 1
     assert pictures[:, 0].mean((1, 2)).diff().min() > 0
-    _, points, euler = store.frame(clips["id7"], 1)
+    _, points, euler, _ = store.frame(clips["id7"], 1)
     assert points.abs().max() < 1e-3 and euler.tolist() == [4, 5, 6], "the middle stays the middle"
 
 
@@ -452,7 +484,7 @@ def test_one_crop_serves_a_head_that_stays(tmp_path, square_detector):
     light = centre_of_light(tmp_path / "out" / "a")
     assert len(light) == 40 and np.abs(light - light[0]).max() < 0.1 and np.abs(light - 18).max() < 4
     clip = index_clips(tmp_path / "out").clips[0]
-    _, points, _ = FrameStore([clip], 36).frame(clip, 0)
+    _, points, _, _ = FrameStore([clip], 36).frame(clip, 0)
     assert np.abs((points.numpy()[0] + 1) * 18 - light[0]).max() < 4
     assert FrameStore([clip], 36).frame(clip, 1)[1].isnan().all(), "seen by no detector"
 
