@@ -11,19 +11,33 @@ from torch import Generator, Tensor
 
 from ..dsid.alignment import transform_points
 from ..dsid.rotation import euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
+from .jpeg import quantise_blocks
 
 GRID = 4  # control points a side of the low-frequency warp
 FACE_REACH = 0.4  # half widths from the middle: eyes to mouth of a face at rest
-CUT_SHARE, FLIP_SHARE = 0.3, 0.5
+CUT_SHARE, FLIP_SHARE, REPLACED_SHARE = 0.3, 0.5, 0.3
+COARSEST = 0.25  # step of the strongest JPEG, in the unit of the pictures
 
 
-def augment_semantic_input(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """Colours and proportions made unreliable; roll, place and scale stay, so labels of the pose stay right."""
+def augment_semantic_input(images: Tensor, generator: Generator, strength: float = 1.0, face: Tensor | None = None) -> Tensor:
+    """Colours and proportions made unreliable; roll, place and scale stay, so labels of the pose stay right.
+
+    face (B, 1, S, S) in [0, 1]: what is around it gives way to another row's picture in REPLACED_SHARE of the cases.
+    """
+    if face is not None:
+        images = replace_background(images, face, generator, REPLACED_SHARE * strength)
     return augment_colour(augment_shape(images, generator, strength), generator, strength)
 
 
+def replace_background(images: Tensor, face: Tensor, generator: Generator, share: float) -> Tensor:
+    """Around face (B, 1, S, S) the picture of the row before, upside down, in `share` of the rows."""
+    other = images.roll(1, 0).flip(-2)
+    replaced = (_uniform((len(images), 1, 1, 1), generator) < share).to(images)
+    return torch.lerp(images, other, (1 - face.to(images)) * replaced)
+
+
 def augment_colour(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """A random 3x3 colour mix, gain, offset and gamma, blur and grain."""
+    """A random 3x3 colour mix, gain, offset and gamma, blur, JPEG and grain."""
     batch = len(images)
     mix = torch.eye(3) + 0.35 * strength * _normal((batch, 3, 3), generator)
     mixed = torch.einsum("bij,bjhw->bihw", mix.to(images), images)
@@ -34,6 +48,7 @@ def augment_colour(images: Tensor, generator: Generator, strength: float = 1.0) 
     mixed = ((mixed + 1) / 2).clamp(min=1e-4) ** gamma * 2 - 1
     blurred = F.avg_pool2d(F.pad(mixed, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mixed = torch.lerp(mixed, blurred, _uniform((batch, 1, 1, 1), generator).to(images) * strength)
+    mixed = quantise_blocks(mixed, COARSEST * strength * _uniform((batch, 1, 1, 1), generator).to(images) ** 2)
     grain = 0.06 * strength * _uniform((batch, 1, 1, 1), generator) * _normal(images.shape, generator)
     return (mixed + grain.to(images)).clamp(-1, 1)
 

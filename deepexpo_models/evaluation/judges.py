@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, GROUPS, IDENTITY, POSE, Scene, concatenate, render, sample_scenes
+from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, GROUPS, IDENTITY, POSE, Scene, concatenate, render
 from ..data.synthetic.shards import ShardStore
 from ..dsid.alignment import similarity_from_pose, warp
 from ..dsid.rotation import euler_to_matrix, geodesic_angle, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
@@ -27,11 +27,12 @@ from ..layers import SpatialPool, Trunk
 from ..muon import Muon, split_parameters
 from ..weights import build_module, load_tensors, save_tensors
 from .degradations import degrade, no_faces
+from .judge_data import ExtremePairs, sample_pairs, sample_views
 
 LOOKS = tuple(factor for factor in IDENTITY if not factor.choices)  # identity factors that are numbers
 TEMPERATURE = 0.1  # of InfoNCE
 REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6-D rotation of a frontal head
-LOSS_WEIGHTS = {"expression": 8.0, "rotation": 4.0, "place": 2.0, "identity": 0.5, "looks": 2.0, "context": 0.3, "face": 0.3}
+LOSS_WEIGHTS = {"expression": 16.0, "rotation": 4.0, "place": 2.0, "identity": 0.5, "looks": 2.0, "context": 0.3, "face": 0.3}
 GALLERY = 200  # people among whom a person is found again
 VIEWS = 3  # pictures of each of them
 CHUNK = 32  # pictures judged at once
@@ -105,7 +106,7 @@ class Judge(nn.Module):
     def read_scene(self, images: Tensor) -> dict[str, Tensor]:
         """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) and looks in shares of their ranges,
         identity (B, D), context and face logits."""
-        features = self.scene(F.interpolate(images, self.config.scene_size, mode="bilinear", antialias=True))
+        features = self._scene_features(images)
         found = {name: reader(features) for name, reader in self.readers.items()}
         rotation, place = found.pop("pose").split([6, 3], dim=1)
         identity = F.normalize(found.pop("identity"), dim=1)
@@ -113,11 +114,19 @@ class Judge(nn.Module):
         rotation = rotation_to_matrix(rotation + rotation.new_tensor(REST))
         return {"rotation": rotation, "place": place, "identity": identity, "looks": looks, **found}
 
+    def _scene_features(self, images: Tensor) -> Tensor:
+        return self.scene(F.interpolate(images, self.config.scene_size, mode="bilinear", antialias=True))
+
     def read_expression(self, images: Tensor, pose: Tensor) -> Tensor:
         """images (B, 3, image_size, image_size), pose (B, 6) to align them by -> (B, 11) in shares of their ranges."""
         rotation = matrix_to_rotation(euler_to_matrix(pose[:, :3]))
         similarity = similarity_from_pose(rotation, pose[:, 3:5], pose[:, 5:])
         return self.expression(self.aligned(warp(images, similarity, self.config.expression_size)))
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> (B, C): means of the last layer over the picture, for FID and KID."""
+        return self._scene_features(resize(images.float(), self.config.image_size)).mean((2, 3))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Judgement:
@@ -187,55 +196,6 @@ def load_judge(path: Path) -> Judge:
     return judge
 
 
-def sample_views(people: int, views: int, generator: Generator, split: str) -> Scene:
-    """(people * views) scenes: the pictures of a person stand together and differ in all but the person. One in four has
-    an extreme pose."""
-    count = people * views
-    extreme = count // 4
-    scenes = concatenate([
-        sample_scenes(count - extreme, generator, split),
-        sample_scenes(extreme, generator, split, poses="extreme"),
-    ])[torch.randperm(count, generator=generator)]  # fmt: skip
-    persons = sample_scenes(people, generator, split).identity
-    return scenes.with_groups(identity=persons.repeat_interleave(views, dim=0))
-
-
-def sample_pairs(store: ShardStore, people: int, generator: Generator) -> tuple[Tensor, Scene]:
-    """Two pictures of each of so many people, of different clips, together: (2 * people, 3, S, S), half of them mirrored."""
-    roles = store.sample_roles(people, generator, same_clip=0.0)
-    rows = torch.stack([roles.target, roles.source], dim=1).flatten()
-    return mirror(store.images(rows), store.scene(rows), generator)
-
-
-class ExtremePairs:
-    """Two pictures of each of so many people in extreme poses, drawn once and kept as bytes."""
-
-    def __init__(self, people: int, size: int, generator: Generator):
-        scene = sample_scenes(2 * people, generator, poses="extreme")
-        self.scene = scene.with_groups(identity=scene.identity[::2].repeat_interleave(2, dim=0))
-        self.levels = ((render(self.scene, size).images + 1) * 127.5).round().byte()
-
-    def sample(self, people: int, generator: Generator) -> tuple[Tensor, Scene]:
-        """As `sample_pairs`."""
-        first = torch.randperm(len(self.scene) // 2, generator=generator)[:people] * 2
-        rows = torch.stack([first, first + 1], dim=1).flatten()
-        return mirror(self.levels[rows].float() / 127.5 - 1, self.scene[rows], generator)
-
-
-def mirror(images: Tensor, scene: Scene, generator: Generator) -> tuple[Tensor, Scene]:
-    """Half of the pictures and their pose and expression seen in a mirror."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    names = [factor.name for factor in EXPRESSION]
-    other = {"left": "right", "right": "left"}
-    swapped = [names.index("_".join(other.get(word, word) for word in name.split("_"))) for name in names]
-    expression = scene.expression[:, swapped] * torch.tensor([-1.0 if name == "gaze_x" else 1.0 for name in names])
-    pose = scene.pose * torch.tensor([-1.0 if factor.name in ("yaw", "roll", "x") else 1.0 for factor in POSE])
-    here = chosen[:, None]
-    return torch.where(here[..., None, None], images.flip(-1), images), scene.with_groups(
-        expression=torch.where(here, expression, scene.expression), pose=torch.where(here, pose, scene.pose)
-    )
-
-
 def losses(judge: Judge, images: Tensor, scene: Scene, generator: Generator) -> dict[str, Tensor]:
     """Named terms, before LOSS_WEIGHTS. images (2 P, 3, S, S): two of each person, one after the other."""
     found = judge.read_scene(images)
@@ -252,11 +212,11 @@ def losses(judge: Judge, images: Tensor, scene: Scene, generator: Generator) -> 
         F.cross_entropy(part, scene.context[:, i].long()) for i, part in enumerate(by_context(found["context"]).values())
     ]
     return {
-        "expression": F.smooth_l1_loss(expression, to_share(scene.expression, EXPRESSION), beta=0.2),
+        "expression": F.mse_loss(expression, to_share(scene.expression, EXPRESSION)),  # an L1 would find brows at rest always
         "rotation": (found["rotation"] - rotation).square().sum((1, 2)).mean(),
         "place": F.smooth_l1_loss(found["place"], to_share(scene.pose[:, 3:], POSE[3:]), beta=0.2),
         "identity": info_nce(found["identity"]),
-        "looks": F.smooth_l1_loss(found["looks"], to_share(true_looks(scene), LOOKS), beta=0.2),
+        "looks": F.mse_loss(found["looks"], to_share(true_looks(scene), LOOKS)),
         "context": torch.stack(context).mean(),
         "face": F.binary_cross_entropy_with_logits(faces, present[: len(faces)]),
     }
@@ -321,15 +281,16 @@ def _recognition(identity: Tensor) -> dict[str, float]:
 
 def train(
     out: Path, synthetic: Path, minutes: float, *, config: JudgeConfig | None = None, people: int = 24,
-    learning_rate: float = 2e-3, seed: int = 0, device: str = "cpu", save_minutes: float = 5.0, extremes: int = 600, log=print,
+    learning_rate: float = 2e-3, seed: int = 0, device: str = "cpu", save_minutes: float = 5.0, extremes: int = 600,
+    init: Path | None = None, log=print,
 ) -> Judge:  # fmt: skip
-    """Train for `minutes` on drawn faces, save every `save_minutes` and at the end, with the judge's own errors; returns the
-    averaged judge. A step takes pairs of `people`, one in EXTREME_SHARE of them of the `extremes` people drawn at the start.
-    The learning rate follows the clock: a warm-up of 3%, then a cosine.
+    """Train for `minutes` on drawn faces, from nothing or from the judge in the file `init`, save every `save_minutes` and
+    at the end, with the judge's own errors; returns the averaged judge. A step takes pairs of `people`, one in EXTREME_SHARE
+    of them of the `extremes` people drawn at the start. The learning rate follows the clock: a warm-up of 3%, then a cosine.
     """
     torch.manual_seed(seed)
     generator, store = torch.Generator().manual_seed(seed), ShardStore(synthetic)
-    judge = Judge(config or JudgeConfig()).to(device)
+    judge = (load_judge(init).requires_grad_(True).train() if init else Judge(config or JudgeConfig())).to(device)
     turned = ExtremePairs(extremes, store.size, generator)
     averaged = copy.deepcopy(judge).eval().requires_grad_(False)
     optimizer = Muon(*split_parameters([judge], ("stem", "head")), learning_rate)
@@ -377,12 +338,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     parser.add_argument("--synthetic", type=Path, required=True, help="folder of drawn faces (deepexpo_models.data.draw)")
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--init", type=Path, help="a judge to go on from")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    judge = train(options.out, options.synthetic, options.minutes, seed=options.seed, device=options.device)
+    judge = train(options.out, options.synthetic, options.minutes, seed=options.seed, device=options.device, init=options.init)
     for kind in ("pictures", "degraded pictures"):
         print(kind + ": " + ", ".join(f"{name} {value:.3f}" for name, value in judge.errors[kind].items()))
 

@@ -1,21 +1,25 @@
 """What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss (METHOD 5)."""
 
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, Scene, context_caption, render, sample_scenes
-from ..data.synthetic.captions import WORN
+from ..data.synthetic.captions import EXPRESSION_WORDS, WORN
 from ..dsid import DSID
 from ..meaf import DEFAULT_SETTINGS, MEAF
 from ..meaf.diffusers_host import AttachedMEAF
 from ..starter.diffusers_host import StarterParts, decode, encode_prompts, sample
 from .judges import Judge, Judgement, judged
 from .metrics import (
+    agreement,
     correlation,
     csim,
+    fid,
     id_distance,
+    kid,
     missing,
     pose_errors,
     semchg,
@@ -29,6 +33,7 @@ MAIN = ("smile", "jaw_open", "brow_raise_left", "brow_raise_right", "blink_left"
 CHUNK = 25
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
 STREAMS = ("identity", "expression", "pose")
+SKINS = {"light": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "dark": (2 / 3, 1.01)}  # thirds of skin_melanin
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,16 @@ class Order:
         return len(self.person)
 
 
-def make_order(count: int, seed: int, poses: str = "usual", separate: bool = False) -> Order:
+def make_order(count: int, seed: int, poses: str = "usual", separate: bool = False, own: bool = False) -> Order:
     """count held-out people, each with another person's expression and pose (from one photo, or from two) and a context of
-    its own.
+    its own; own: expression and pose from another photo of the same person.
     """
     generator = torch.Generator().manual_seed(seed)
     person, reference = sample_scenes(count, generator, "test"), sample_scenes(count, generator, "test", poses)
     posing = sample_scenes(count, generator, "test", poses) if separate else reference
     context = sample_scenes(count, generator).context
+    if own:
+        reference = posing = reference.with_groups(identity=person.identity)
     return Order(person, reference, posing, [caption_of(row) for row in context], context, seed)
 
 
@@ -142,35 +149,82 @@ def figures(order: Order, made: Judgement, judge: Judge) -> dict:
         "pictures": len(order),
         "no face": missing(made.pose),
         **pose_errors(made.pose[:, :3], order.pose.pose[:, :3]),
+        "EXP": agreement(face_class(made.expression), face_class(order.expression.expression)),
         "expression correlation": {name: expression[i].item() for name, i in zip(MAIN, factors)},
         "expression correlation, main": expression[factors].mean().item(),
         "SIM": sim(made.expression, order.expression.expression, spans),
         "SEMCHG": semchg(made.expression / spans, order.person.expression / spans, order.expression.expression / spans),
+        "CSIM": csim(made.identity, gallery.identity),
         "ID": id_distance(made.identity, gallery.identity),
+        "ID by skin": by_skin(order, made, gallery),
         "identity top-1": top1(made.identity, gallery.identity, torch.arange(len(order))),
         "context": {f.name: right[:, i].float().mean().item() for i, f in enumerate(CONTEXT)},
         "context, mean": right.float().mean().item(),
     }
 
 
+def face_class(expression: Tensor) -> Tensor:
+    """Expression factors (N, 11) -> (N,): the first of the captions' EXPRESSION_WORDS that fits, their number for none, NaN
+    without a face.
+    """
+    found = torch.full((len(expression),), float(len(EXPRESSION_WORDS)))
+    for number, (name, bound, _) in reversed(list(enumerate(EXPRESSION_WORDS))):
+        value = expression[:, COLUMN[name][1]]
+        found[value > bound if bound > 0 else value < bound] = number
+    return found.masked_fill(expression.isnan().any(1), torch.nan)
+
+
+def by_skin(order: Order, made: Judgement, gallery: Judgement) -> dict[str, float]:
+    """ID for people of each third of the skin's range that occurs."""
+    skin = order.person.identity[:, COLUMN["skin_melanin"][1]]
+    groups = {name: (skin >= low) & (skin < high) for name, (low, high) in SKINS.items()}
+    return {name: id_distance(made.identity[rows], gallery.identity[rows]) for name, rows in groups.items() if rows.any()}
+
+
+def distances(judge: Judge, pictures: Tensor, base: Tensor, true: Tensor) -> dict[str, float]:
+    """How far the pictures as a whole are from the base's own for the same captions, and from true ones, on the judge's
+    features: KID, and FID where there are more pictures than features.
+    """
+    made, *others = [torch.cat([judge.features(part) for part in images.split(CHUNK)]) for images in (pictures, base, true)]
+    found = {}
+    for name, other in zip(("the base's", "true"), others):
+        if len(made) > made.shape[1]:
+            found[f"FID to {name} pictures"] = fid(made, other)
+        found[f"KID to {name} pictures"] = kid(made, other)
+    return found
+
+
 def measure_meaf(studio: Studio, judge: Judge, count: int = 50, seed: int = 5) -> dict:
-    """Tables of a MEAF: both from one photo, from two, the base alone, extreme poses, the judge's own reading of true
-    pictures, and what each strength does.
+    """Tables of a MEAF: both from one photo, from two, from the person's own other photo, extreme poses, the base alone, the
+    judge's own reading of true pictures, and what each strength does. TIME: seconds a picture, in batches of CHUNK.
     """
     order, apart = make_order(count, seed), make_order(count, seed + 1, separate=True)
-    extreme = make_order(count, seed + 2, poses="extreme")
+    extreme, own = make_order(count, seed + 2, poses="extreme"), make_order(count, seed + 4, own=True)
     alone = Studio(studio.base, None, studio.dsid, studio.steps, studio.cfg)
     truth = render(true_scene(order), judge.config.image_size).images
-    rows = {
-        "one photo": (order, studio.draw(order)),
-        "two photos": (apart, studio.draw(apart)),
-        "extreme poses": (extreme, studio.draw(extreme)),
-        "base alone": (order, alone.draw(order)),
-        "judge on true pictures": (order, truth),
-    }
+    rows, seconds = {}, {}
+    for name, drawer, asked in (
+        ("one photo", studio, order),
+        ("two photos", studio, apart),
+        ("own photo", studio, own),
+        ("extreme poses", studio, extreme),
+        ("base alone", alone, order),
+    ):
+        start = time.monotonic()
+        rows[name] = (asked, drawer.draw(asked))
+        seconds[name] = {"TIME": (time.monotonic() - start) / len(asked)}
+    rows["judge on true pictures"] = (order, truth)
+    base = rows["base alone"][1]
     return {
         "settings": {"steps": studio.steps, "sampler": "euler", "cfg": studio.cfg, "seed": seed, "hardware": "CPU"},
-        "rows": {name: figures(asked, judged(judge, pictures), judge) for name, (asked, pictures) in rows.items()},
+        "rows": {
+            name: {
+                **figures(asked, judged(judge, pictures), judge),
+                **distances(judge, pictures, base, truth),
+                **seconds.get(name, {}),
+            }
+            for name, (asked, pictures) in rows.items()
+        },
         "strengths": sweeps(studio, judge, make_order(min(count, 25), seed + 3)),
         "pictures": {name: pictures[:16] for name, (_, pictures) in rows.items()},
     }

@@ -24,6 +24,7 @@ from ..dsid.rotation import geodesic_angle, rotation_to_matrix
 from .dsid_batches import TRAITS, Batch
 from .processes import gather_with_grad
 
+MIN_ROWS = 2  # of statistics over a batch
 JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in training: at use it comes from a found pose
 
 
@@ -62,7 +63,7 @@ class DSIDStep(nn.Module):
     def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
         other = self.model.encode_identity(self._identity_view(batch.target, generator, None))
-        own = self._semantics(batch.target, generator, batch.target_pose)
+        own = self._semantics(batch.target, generator, batch.target_pose, batch.face)
         lent = self._lent(batch, own, generator)
         rows = slice(0, self.switches.generated)
         terms, made = self._code_terms(batch, identity, other, own, lent, generator), batch.target[rows]
@@ -77,12 +78,13 @@ class DSIDStep(nn.Module):
     def _identity_view(self, images: Tensor, generator: Generator, points: Tensor | None) -> Tensor:
         return augment_identity_input(images, generator, points) if self.switches.augment else images
 
-    def _semantic_view(self, images: Tensor, generator: Generator) -> Tensor:
+    def _semantic_view(self, images: Tensor, generator: Generator, face: Tensor | None = None) -> Tensor:
         strength = self.switches.augment
-        return augment_semantic_input(images, generator, strength) if strength else images
+        return augment_semantic_input(images, generator, strength, face) if strength else images
 
-    def _semantics(self, images: Tensor, generator: Generator, label: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        view = self._semantic_view(images, generator)
+    def _semantics(self, images: Tensor, generator: Generator, label=None, face: Tensor | None = None) -> dict[str, Tensor]:
+        """label: the true pose, NaN where unknown, to align by; face: the mask beyond which pictures may be exchanged."""
+        view = self._semantic_view(images, generator, face)
         pose = self.model.semantic_encoder.encode_pose(view)
         return {"expression": self._expression(view, _known(label, pose), generator), **pose}
 
@@ -115,13 +117,14 @@ class DSIDStep(nn.Module):
         return terms
 
     def _code_terms(self, batch, identity, other, own, lent, generator) -> dict[str, Tensor]:
+        moving = self._moving(batch)
         identities = [gather_with_grad(code) for code in (identity, other)]
         faces, expressions = gather_with_grad(own["expression"]), gather_with_grad(lent["expression"])
         poses = torch.cat([gather_with_grad(lent[name]) for name in ("rotation", "translation", "log_scale")], dim=-1)
         terms = {
-            "identity": info_nce(*identities),
+            "identity": _of_rows(moving, info_nce, *identities),
             "pose": pose_error(own, batch.target_pose),
-            "pair": cross_correlation(identities[0], torch.cat([faces, poses], dim=-1)),
+            "pair": _of_rows(moving, cross_correlation, identities[0], torch.cat([faces, poses], dim=-1)),
             "floor": variance_floor(faces),
             "size": (faces.float().square().mean() - 1).square(),
             "label": self._label(own, batch.label),
@@ -134,7 +137,8 @@ class DSIDStep(nn.Module):
             terms["pose"] = (terms["pose"] + pose_error(lent, batch.target_pose)) / 2
             terms["expression"] = info_nce(*standardised(faces, expressions))
         if not batch.taught:
-            terms["frames"] = self._frames(batch, faces, generator)
+            others = gather_with_grad(self._semantics(batch.source, generator)["expression"])
+            terms["frames"] = _of_rows(moving, cross_correlation, faces, others)  # frames share the identity alone (`L_pair`)
         return terms
 
     def _label(self, semantics: dict[str, Tensor], label: Tensor) -> Tensor:
@@ -150,14 +154,10 @@ class DSIDStep(nn.Module):
         known, found = label.isfinite(), self.probes[name](code).float()
         return (found - label)[known].square().mean() if known.any() else found.sum() * 0
 
-    def _frames(self, batch: Batch, faces: Tensor, generator: Generator) -> Tensor:
-        """What the semantics of two frames of a clip share is the identity (`L_pair`); a still has no second frame."""
-        others = gather_with_grad(self._semantics(batch.source, generator)["expression"])
+    def _moving(self, batch: Batch) -> Tensor:
+        """(B,) bool, of all processes: the rows that show a person twice; a single still has no second picture."""
         still = torch.zeros(len(batch.target)) if batch.still is None else batch.still
-        moving = gather_with_grad(still.float().to(faces.device)[:, None])[:, 0] < 0.5
-        if moving.sum() < 3:
-            return others.sum() * 0
-        return cross_correlation(faces[moving], others[moving])
+        return gather_with_grad(still.float().to(batch.target.device)[:, None])[:, 0] < 0.5
 
     def _equivariance(self, images: Tensor, generator: Generator) -> Tensor:
         """A picture turned, moved and scaled has the pose turned, moved and scaled (METHOD 2.4): needs no labels."""
@@ -177,6 +177,13 @@ class DSIDStep(nn.Module):
             + 1 - F.cosine_similarity(person.float(), identity.detach().float()).mean()
             + turn.mean()
         }  # fmt: skip
+
+
+def _of_rows(rows: Tensor, loss, first: Tensor, second: Tensor) -> Tensor:
+    """The loss of the chosen rows of two batches of codes; 0 of fewer than MIN_ROWS."""
+    if rows.sum() < MIN_ROWS:
+        return (first.sum() + second.sum()) * 0
+    return loss(first[rows], second[rows])
 
 
 def _known(label: dict[str, Tensor] | None, found: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -103,9 +103,10 @@ def test_run_writes_tables_and_pictures(files, tmp_path, capsys):
     found = strict((tmp_path / "results.json").read_text())
     assert found.keys() == {"dsid", "meaf", "judge", "seconds"}
     rows = found["meaf"]["rows"]
-    assert list(rows) == ["one photo", "two photos", "extreme poses", "base alone", "judge on true pictures"]
+    assert list(rows) == ["one photo", "two photos", "own photo", "extreme poses", "base alone", "judge on true pictures"]
+    assert all("TIME" in row for name, row in rows.items() if name != "judge on true pictures")
     for row in rows.values():
-        assert row.keys() == rows["one photo"].keys() and row["pictures"] == 3 and 0 <= row["no face"] <= 1
+        assert row["pictures"] == 3 and "KID to true pictures" in row and 0 <= row["EXP"] <= 1 and 0 <= row["no face"] <= 1
         assert list(row["expression correlation"]) == list(MAIN)
         assert list(row["context"]) == [factor.name for factor in CONTEXT]
     settings = found["meaf"]["settings"]
@@ -120,6 +121,17 @@ def test_run_writes_tables_and_pictures(files, tmp_path, capsys):
     text = (tmp_path / "results.md").read_text()
     assert "| one photo | 3 |" in text and "| smile mae | 0.250 | 0.500 |" in text and "nan" not in text.lower()
     assert text in capsys.readouterr().out
+
+
+def test_classes_of_expression():
+    """The words of the captions: the first that fits, none of them, no face."""
+    names = [factor.name for factor in EXPRESSION]
+    faces = torch.zeros(5, len(EXPRESSION))
+    faces[0, names.index("smile")], faces[1, names.index("smile")] = 0.8, -0.8
+    faces[2, [names.index("smile"), names.index("jaw_open")]] = torch.tensor([0.8, 0.9])
+    faces[4] = torch.nan
+    classes = meaf_report.face_class(faces)
+    assert classes[:4].tolist() == [0, 1, 0, 4] and classes[4].isnan()
 
 
 def test_where_no_face_is_seen_the_report_still_stands(files, studio, judge, tmp_path):

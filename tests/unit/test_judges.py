@@ -9,6 +9,7 @@ import torch
 from deepexpo_models.data.synthetic import EXPRESSION, POSE, is_extreme, render, sample_scenes, shards
 from deepexpo_models.evaluation import judges
 from deepexpo_models.evaluation.degradations import degrade, no_faces
+from deepexpo_models.evaluation.judge_data import ExtremePairs, mirror, sample_pairs, sample_views
 from deepexpo_models.evaluation.judges import (
     LOOKS,
     Judge,
@@ -17,9 +18,7 @@ from deepexpo_models.evaluation.judges import (
     info_nce,
     judged,
     load_judge,
-    mirror,
     own_errors,
-    sample_views,
     save_judge,
     to_share,
     train,
@@ -199,7 +198,7 @@ def test_training_writes_a_judge_that_knows_its_errors(faces, tmp_path, monkeypa
 
 def test_extreme_pairs():
     """Two pictures of each person, all beyond the usual poses."""
-    images, scene = judges.ExtremePairs(3, 32, rng()).sample(2, rng())
+    images, scene = ExtremePairs(3, 32, rng()).sample(2, rng())
     assert images.shape == (4, 3, 32, 32) and images.abs().max() <= 1
     assert is_extreme(scene.pose).all() and torch.equal(scene.identity[::2], scene.identity[1::2])
     assert len(scene.pose.unique(dim=0)) == 4
@@ -209,7 +208,7 @@ def test_a_few_steps_lower_the_losses(faces):
     """On one batch, over and over."""
     store, judge = shards.ShardStore(faces), tiny_judge()
     optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
-    images, scene = judges.sample_pairs(store, 8, rng())
+    images, scene = sample_pairs(store, 8, rng())
     assert torch.equal(scene.identity[0::2], scene.identity[1::2]), "two pictures of each person, together"
     means = []
     for _ in range(25):

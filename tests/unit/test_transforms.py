@@ -12,6 +12,7 @@ from deepexpo_models.data.transforms import (
     mirror,
     mirror_pose,
     random_similarity,
+    replace_background,
     transform_pose,
     without_similarity,
 )
@@ -211,3 +212,15 @@ def test_random_similarities_stay_in_their_ranges():
     roll, translation, log_scale = place_of(moved * torch.tensor([TIGHT, TIGHT, 1.0]))
     assert 15 < roll.abs().max() <= 20.01 and 0.08 < translation.abs().max() <= 0.1001
     assert 0.1 < log_scale.abs().max() <= 0.1201
+
+
+def test_backgrounds_are_replaced_around_the_face_alone(faces):
+    face = torch.zeros_like(faces[:, :1])
+    face[..., 20:40, 20:40] = 1
+    same, changed = (replace_background(faces, face, seeded(), share) for share in (0.0, 1.0))
+    assert torch.equal(same, faces)
+    inside = face.bool().expand_as(faces)
+    assert torch.equal(changed[inside], faces[inside]) and torch.equal(changed[~inside], faces.roll(1, 0).flip(-2)[~inside])
+    half = replace_background(faces.repeat(50, 1, 1, 1), face.repeat(50, 1, 1, 1), seeded(), 0.5)
+    replaced = (half != faces.repeat(50, 1, 1, 1)).flatten(1).any(1).float().mean()
+    assert 0.4 < replaced < 0.6
