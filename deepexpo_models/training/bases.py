@@ -57,17 +57,19 @@ class Base:
         return signal * noisy - noise * found
 
 
-def load_base(path: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Base:
+def load_base(path: str, device: torch.device, dtype: torch.dtype = torch.float32, config: str = "") -> Base:
     """A starter file, a single checkpoint file (.safetensors) or a diffusers folder, frozen on the device.
 
-    Raises ValueError, in one sentence, for what is none of them.
+    config: a diffusers folder of the same family, whose settings and tokenizer serve a checkpoint file; without it those in
+    diffusers' own cache do, which fetches them when they are missing. Raises ValueError, in one sentence, for what cannot be
+    used.
     """
     place = Path(path)
     if not place.exists():
         raise ValueError(f"there is no base model at {path}; give a checkpoint file, a diffusers folder or a starter file")
     if place.is_file() and _is_starter(place):
         return _starter(place, device)
-    return _stable_diffusion(place, device, dtype)
+    return _stable_diffusion(place, device, dtype, config)
 
 
 def _is_starter(path: Path) -> bool:
@@ -88,10 +90,10 @@ def _starter(path: Path, device: torch.device) -> Base:
     )  # fmt: skip
 
 
-def _stable_diffusion(path: Path, device: torch.device, dtype: torch.dtype) -> Base:
+def _stable_diffusion(path: Path, device: torch.device, dtype: torch.dtype, config: str) -> Base:
     from diffusers import DDPMScheduler
 
-    pipe = _pipeline(path, dtype).to(device)
+    pipe = _pipeline(path, dtype, config).to(device)
     unet, vae = pipe.unet.requires_grad_(False).eval(), pipe.vae.requires_grad_(False).eval()
     family = _family(unet, path)
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
@@ -101,17 +103,22 @@ def _stable_diffusion(path: Path, device: torch.device, dtype: torch.dtype) -> B
     return Base(family, FAMILIES[family], unet, schedule, prediction, size, vae, vae.config.scaling_factor, text)
 
 
-def _pipeline(path: Path, dtype: torch.dtype):
+def _pipeline(path: Path, dtype: torch.dtype, config: str):
     from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     options = {"torch_dtype": dtype, "local_files_only": True}
     try:
         if path.is_dir():
             return DiffusionPipeline.from_pretrained(path, **options)
+        if config:
+            options["config"] = config
         return _first_that_loads((StableDiffusionPipeline, StableDiffusionXLPipeline), path, options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is not readable as a Stable Diffusion model ({reason}); give SD1.5, SD2.x or SDXL") from error
+        raise ValueError(
+            f"{path} is not readable as a Stable Diffusion model ({reason}); give SD1.5, SD2.x or SDXL, and for a checkpoint "
+            "file a diffusers folder of its family as --base-config"
+        ) from error
 
 
 def _first_that_loads(classes, path: Path, options: dict):

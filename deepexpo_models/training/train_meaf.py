@@ -38,6 +38,7 @@ class MEAFSettings(RunSettings):
     lr: float = option(1e-3, "learning rate after the warm-up")
     dsid: str = option(help="DSID file whose codes it shall read", fixed=True)
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
+    base_config: str = option("", "diffusers folder of the family, for the settings and tokenizer of a checkpoint file")
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
     clips: str = option("", "folder of face crops of clips (deepexpo_models.data.prepare) with captions beside them")
     stills: str = option("", "folder of single face crops with captions, mixed in")
@@ -59,7 +60,7 @@ class MEAFSettings(RunSettings):
     late_share: float = option(0.0, "share of the time steps drawn from the last 400 of 1000 only")
     image_rows: int = option(0, "rows of a batch that are decoded for the picture losses; 0: none of them")
     vgg: str = option("", "safetensors file of torchvision's vgg19, for the vgg loss")
-    w_identity: float = option(0.1, "weight of the identity of the decoded picture")
+    w_identity: tuple[float, float] = option((0.1, 0.5), "weight of the decoded picture's identity; it rises in the last third")
     w_expression: float = option(0.1, "weight of its expression code")
     w_pose: float = option(0.05, "weight of its rotation")
     w_vgg: float = option(0.01, "weight of VGG features against the target; samples of one video only")
@@ -78,7 +79,7 @@ def train(settings: MEAFSettings) -> Path | None:
     """Run or resume; returns the released file, None when the run was stopped before its end."""
     engine = Engine(settings)
     dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False)
-    base = load_base(settings.base, engine.device)
+    base = load_base(settings.base, engine.device, config=settings.base_config)
     if settings.checkpointing:
         base.unet.enable_gradient_checkpointing()
     dsid.to(engine.device)
@@ -97,7 +98,7 @@ def train(settings: MEAFSettings) -> Path | None:
             batch = data.sample(settings.batch_size, generator)
             with engine.autocast():
                 terms = step_module(batch, generator)
-            weighted = {name: term * getattr(settings, f"w_{name}", 1.0) for name, term in terms.items()}
+            weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
         norm = engine.clip(meaf.parameters())
         optimizer.step(), schedule.step(), optimizer.zero_grad()
@@ -196,6 +197,14 @@ def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
         f"gate/{name}": torch.stack([p.detach().abs() for key, p in stream.named_parameters() if key.endswith("gate")]).mean()
         for name, stream in meaf.streams.items()
     }
+
+
+def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
+    """Of a loss term at a share of the run (METHOD 3.5)."""
+    if name == "identity":
+        first, last = settings.w_identity
+        return first + (last - first) * max(0.0, 3 * progress - 2)
+    return getattr(settings, f"w_{name}", 1.0)
 
 
 def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
