@@ -1,7 +1,8 @@
-"""What each measure buys: python -m deepexpo_models.training.ablation --out runs/ablation --synthetic FACES --steps 300
+"""What each measure buys: python -m deepexpo_models.training.ablation --out runs/ablation --synthetic FACES
 
-Every row of ROWS is a short DSID run that differs in one thing from "all measures", at the same steps and seed; with --base
-and --dsid the fusion formulas are compared too, by MEAF runs. Rows that are done already are kept.
+FACES are drawn at 64 pixels (deepexpo_models.data.draw --size 64), what the config `small` reads. Every row of ROWS is a
+short DSID run that differs in one thing from "all measures", at the same steps and seed; with --base, --dsid, --judge and
+--faces the fusion formulas are compared too, by MEAF runs. Rows that are done already are kept.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from .train_dsid import train as train_dsid
 from .train_meaf import MEAFSettings
 from .train_meaf import train as train_meaf
 
-NO_LABELS = {"w_pose": 0.0, "w_label": 0.0}
+NO_LABELS = {"w_pose": 0.0, "w_label": 0.0, "w_traits": 0.0}
 ROWS = {  # name -> what differs from all measures
     "naive: pairs of one clip, pixels alone": {
         "augment": 0.0, "align": False, "triples": False, "same_clip": 1.0, "region_weight": 0.0, "w_identity": 0.0,
@@ -38,10 +39,11 @@ ROWS = {  # name -> what differs from all measures
     "without correlation penalties": {"w_pair": 0.0, "w_frames": 0.0},
     "without cycle": {"w_cycle": 0.0},
     "without expression labels": {"w_label": 0.0},
+    "without labels of the person": {"w_traits": 0.0},
     "without any labels": NO_LABELS,
     "all measures": {},
 }  # fmt: skip
-FUSION_ROWS = ("tokens", "paper")
+FUSION_ROWS = {"tokens": "ours", "paper": "the printed formula"}
 SHOWN = ("PSNR self", "PSNR swap", "identity top-1", "pose error, read linearly, degrees", "identity from semantics")
 
 
@@ -49,16 +51,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--synthetic", required=True, help="folder of drawn faces")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--config", default="small", help="of DSID")
+    parser.add_argument("--faces", default="", help="with --base: folder of drawn faces of the base's size")
     parser.add_argument("--people", type=int, default=100, help="held-out people of the measurement")
     parser.add_argument("--dsid", default="", help="with --base: the encoder for the fusion rows")
     parser.add_argument("--base", default="")
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(argv)
-    if bool(options.dsid and options.judge) != bool(options.base):
-        parser.error("the fusion rows need --base, --dsid and --judge together")
+    if bool(options.dsid and options.judge and options.faces) != bool(options.base):
+        parser.error("the fusion rows need --base, --dsid, --judge and --faces together")
     dsid_table(options)
     if options.base:
         fusion_table(options)
@@ -78,11 +82,13 @@ def fusion_table(options: argparse.Namespace) -> list[dict]:
     judge, base = load_judge(options.judge), load_starter(Path(options.base))
     dsid = load_dsid(Path(options.dsid)).float().eval()
     rows = []
-    for fusion in FUSION_ROWS:
+    order = make_order(50, seed=5)
+    for fusion, name in FUSION_ROWS.items():
         path = train_meaf(_meaf_settings(options, fusion))
-        order = make_order(50, seed=5)
         studio = Studio(base, load_meaf(path).float().eval(), dsid)
-        rows.append({"row": f"fusion {fusion}", **figures(order, judged(judge, studio.draw(order)), judge)})
+        rows.append({"row": name, **figures(order, judged(judge, studio.draw(order)), judge)})
+    alone = Studio(base, None, dsid)
+    rows.append({"row": "base alone", **figures(order, judged(judge, alone.draw(order)), judge)})
     _write(options.out, "fusion", rows)
     return rows
 
@@ -92,9 +98,9 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
     done = folder / "measured.json"
     if not done.exists():
         settings = DSIDSettings(
-            out=str(folder), synthetic=options.synthetic, steps=options.steps, batch_size=options.batch_size,
-            generated=options.batch_size // 2, warmup=20, ema=0.99, sample_every=0, save_every=options.steps,
-            threads=options.threads, w_identity=0.5, w_pose=2.0, w_label=5.0, augment=0.5,
+            out=str(folder), config=options.config, synthetic=options.synthetic, steps=options.steps,
+            batch_size=options.batch_size, generated=options.batch_size // 2, warmup=20, ema=0.99, sample_every=0,
+            save_every=options.steps, threads=options.threads, w_identity=0.5, w_pose=2.0, w_label=10.0, augment=0.5,
         )  # fmt: skip
         path = train_dsid(replace(settings, **changes))
         torch.manual_seed(0)
@@ -107,9 +113,9 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
 
 def _meaf_settings(options: argparse.Namespace, fusion: str) -> MEAFSettings:
     return MEAFSettings(
-        out=str(options.out / f"fusion-{fusion}"), dsid=options.dsid, base=options.base, synthetic=options.synthetic,
-        steps=options.steps, batch_size=32, fusion=fusion, expression_width=128, pose_width=64, warmup=20, ema=0.99,
-        save_every=options.steps, threads=options.threads,
+        out=str(options.out / f"fusion-{fusion}"), dsid=options.dsid, base=options.base, synthetic=options.faces,
+        cache=str(options.out / "cache"), steps=options.steps, batch_size=32, fusion=fusion, expression_width=128,
+        pose_width=64, lr=3e-3, snr_gamma=0.0, warmup=20, ema=0.99, save_every=options.steps, threads=options.threads,
     )  # fmt: skip
 
 

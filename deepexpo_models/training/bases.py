@@ -1,5 +1,6 @@
 """The frozen base that MEAF is trained on: the starter, or any Stable Diffusion checkpoint, behind one face."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,14 @@ class Base:
         """Sentences -> what the U-Net takes beside latents and time steps."""
         with torch.no_grad():
             return self._text(sentences)
+
+    @property
+    def vae_id(self) -> str:
+        """A number that differs where latents would."""
+        digest = hashlib.sha256(str(self._scale).encode())
+        for tensor in self._vae.state_dict().values():
+            digest.update(tensor.detach().float().cpu().numpy())
+        return digest.hexdigest()[:12]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

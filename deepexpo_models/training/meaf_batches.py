@@ -1,5 +1,6 @@
 """What one MEAF step is shown: latents and captions of a target, and the codes that its streams shall follow."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,10 @@ class DrawnTargets:
             )
         device = next(dsid.parameters()).device
         self._latent_shape = tuple(base.encode(self.store.images(torch.tensor([0])).to(device)).shape[1:])
-        encoders = {"codes": _all_codes(dsid), "latents": lambda images: base.encode(images).flatten(1)}
+        encoders = {
+            f"codes-{dsid.encoder.sha256[:12]}": _all_codes(dsid),
+            f"latents-{base.vae_id}": lambda images: base.encode(images).flatten(1),
+        }
         self.codes, self.latents = (_cached(cache, name, self.store, say, device, encode) for name, encode in encoders.items())
         self._widths = (dsid.config.identity_width, dsid.config.expression_width, 6, 2, 1)
 
@@ -97,12 +101,14 @@ def _all_codes(dsid: DSID):
 
 
 def _cached(folder: Path, name: str, store: ShardStore, say, device: torch.device, encode) -> np.ndarray:
-    """(N, width) of all pictures in the store, computed once: folder/<name>.npy."""
-    path = folder / f"{name}.npy"
+    """(N, width) of all pictures in the store, computed once: folder/<name>-<N>.npy."""
+    path = folder / f"{name}-{len(store)}.npy"
     if not path.exists():
         say(f"encoding {len(store)} pictures: {name}")
         parts = [encode(store.images(rows).to(device)).cpu().numpy() for rows in torch.arange(len(store)).split(CHUNK)]
         folder.mkdir(parents=True, exist_ok=True)
         kept = np.concatenate(parts)
-        np.save(path, kept.astype(np.float16) if name == "latents" else kept)
+        partial = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, kept.astype(np.float16) if name.startswith("latents") else kept)
+        partial.replace(path)
     return np.load(path, mmap_mode="r")

@@ -40,6 +40,7 @@ class MEAFSettings(RunSettings):
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
     base_config: str = option("", "diffusers folder of the family, for the settings and tokenizer of a checkpoint file")
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    cache: str = option("", "drawn faces: folder for their codes and latents, which runs may share; else the run's own")
     clips: str = option("", "folder of face crops of clips (deepexpo_models.data.prepare) with captions beside them")
     stills: str = option("", "folder of single face crops with captions, mixed in")
     stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
@@ -209,7 +210,7 @@ def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
 
 def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
     if settings.synthetic:
-        return DrawnTargets(settings.synthetic, Path(settings.out), dsid, base, engine.say)
+        return DrawnTargets(settings.synthetic, Path(settings.cache or settings.out), dsid, base, engine.say)
     return CaptionedFaces(settings, dsid, base, engine.say)
 
 

@@ -37,6 +37,13 @@ MILLIONS = {  # config -> part -> least and most parameters, in millions
         "generator": (22, 26),
         "critic": (22, 26),
     },
+    "small": {
+        "identity": (0.4, 0.7),
+        "expression": (0.1, 0.3),
+        "pose": (0.1, 0.2),
+        "generator": (0.2, 0.5),
+        "critic": (0.2, 0.4),
+    },
     "starter": {
         "identity": (1, 1.7),
         "expression": (0.6, 1.0),
