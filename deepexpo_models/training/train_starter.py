@@ -30,7 +30,7 @@ from .config import RunSettings, option, parse_settings
 from .diffusion_loss import min_snr_weights, sample_times
 from .ema import EMA
 from .engine import Engine, make_scheduler
-from .starter_data import CaptionedPictures, DrawnPictures
+from .starter_data import CaptionedPictures, DrawnPictures, Frames, PlainFrames
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
 FIRST_LOGVAR = -6.0  # of a latent; from 0 the noise hides the picture and hundreds of steps pass before anything is learned
@@ -49,7 +49,8 @@ class StarterSettings(RunSettings):
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
     stills: str = option("", "instead of them: folder of pictures, each with its caption in a .txt file of its name")
     vae: str = option("", "text2image: the starter file that holds the trained VAE")
-    region_weight: float = option(6.0, "vae: extra weight of eyes, brows and mouth")
+    region_weight: float = option(6.0, "extra weight of eyes, brows and mouth, where they are known")
+    face_weight: float = option(2.0, "text2image: extra weight of the face")
     crop: int = option(0, "vae: side of the random crops it is trained on, which are cheaper; 0: whole pictures")
     kl: float = option(1e-6, "vae: weight of the latents' Kullback-Leibler divergence")
     text_drop: float = option(0.1, "text2image: share of empty prompts")
@@ -143,8 +144,9 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
             rows = torch.randint(kept, (settings.batch_size,), generator=generator)
             told = _told(data.captions(rows, generator), settings.text_drop, generator)
             times = sample_times(settings.batch_size, generator)
+            weights = _weights(data.frames(rows), settings, latents.shape[-1])
             with engine.autocast():
-                error = step_module(_read(latents, rows), told, times, generator)
+                error = step_module(_read(latents, rows), told, times, generator, weights)
             terms = {"noise": (error * snr_weights[times].to(error)).mean()}
             engine.backward(terms["noise"], terms)
         norm = engine.clip(network.parameters())
@@ -162,20 +164,25 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
 
 
 class Text2ImageStep(nn.Module):
-    """forward(clean latents, sentences, times, generator) -> squared error (B,) of what the U-Net predicts of the noise."""
+    """forward(clean latents, sentences, times, generator, weights) -> squared error (B,) of what the U-Net predicts of the
+    noise, with weights (B, 1, h, w) or plain.
+    """
 
     def __init__(self, parts: StarterParts, noise_schedule):
         super().__init__()
         self.network = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder}).train().requires_grad_(True)
         self._frozen = (parts, noise_schedule)  # in a tuple: no part of this module's parameters
 
-    def forward(self, clean: Tensor, sentences: list[str], times: Tensor, generator: Generator) -> Tensor:
+    def forward(
+        self, clean: Tensor, sentences: list[str], times: Tensor, generator: Generator, weights: Tensor | float = 1.0
+    ) -> Tensor:
         parts, schedule = self._frozen
         noise = torch.randn(clean.shape, generator=generator).to(parts.unet.device)
         clean, times = clean.to(noise), times.to(noise.device)
         found = parts.unet(schedule.add_noise(clean, noise, times), times, encode_prompts(parts, sentences)).sample
         target = noise if parts.config.prediction == "epsilon" else schedule.get_velocity(clean, noise, times)
-        return (found.float() - target).square().mean((1, 2, 3))
+        weights = weights.to(clean) if isinstance(weights, Tensor) else weights
+        return ((found.float() - target).square() * weights).mean((1, 2, 3))
 
 
 @torch.no_grad()
@@ -234,6 +241,13 @@ def _latents(settings: StarterSettings, parts: StarterParts, data, engine: Engin
         partial.replace(path)
     engine.accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
+
+
+def _weights(frames: Frames | PlainFrames, settings: StarterSettings, side: int) -> Tensor:
+    """(B, 1, side, side) with mean 1 per picture: a latent says of the face far more than of a plain background."""
+    weights = 1 + settings.face_weight * frames.face + settings.region_weight * frames.region
+    weights = F.adaptive_avg_pool2d(weights, side)
+    return weights / weights.mean((1, 2, 3), keepdim=True)
 
 
 def _read(latents: np.ndarray, rows: Tensor) -> Tensor:
