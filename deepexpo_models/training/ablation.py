@@ -16,7 +16,7 @@ from ..dsid import load_dsid
 from ..evaluation.dsid_report import measure_dsid
 from ..evaluation.judges import load_judge
 from ..evaluation.meaf_report import Studio, figures, judged, make_order
-from ..evaluation.plots import bars_picture
+from ..evaluation.plots import panels_picture
 from ..evaluation.tables import as_json, markdown
 from ..meaf import load_meaf
 from ..starter.diffusers_host import load_starter
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", default="small", help="of DSID")
     parser.add_argument("--faces", default="", help="with --base: folder of drawn faces of the base's size")
     parser.add_argument("--people", type=int, default=100, help="held-out people of the measurement")
+    parser.add_argument("--pictures", type=int, default=50, help="of the measurement of a MEAF")
     parser.add_argument("--dsid", default="", help="with --base: the encoder for the fusion rows")
     parser.add_argument("--base", default="")
     parser.add_argument("--judge", type=Path)
@@ -69,11 +70,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def dsid_table(options: argparse.Namespace) -> list[dict]:
-    """Train and measure all ROWS; writes dsid.json, dsid.md and swap.png."""
+    """Train and measure all ROWS; writes dsid.json, dsid.md and dsid.png."""
     rows = [{"row": name, **_dsid_row(options, name, changes)} for name, changes in ROWS.items()]
     _write(options.out, "dsid", rows)
-    swaps = {row["row"]: row["PSNR swap"] for row in rows}
-    bars_picture(options.out / "swap.png", swaps, "Pictures drawn from three people's codes", "PSNR, dB")
+    panels_picture(options.out / "dsid.png", rows, f"DSID without one measure each, {options.steps} steps, held-out people")
     return rows
 
 
@@ -82,7 +82,7 @@ def fusion_table(options: argparse.Namespace) -> list[dict]:
     judge, base = load_judge(options.judge), load_starter(Path(options.base))
     dsid = load_dsid(Path(options.dsid)).float().eval()
     rows = []
-    order = make_order(50, seed=5)
+    order = make_order(options.pictures, seed=5)
     for fusion, name in FUSION_ROWS.items():
         path = train_meaf(_meaf_settings(options, fusion))
         studio = Studio(base, load_meaf(path).float().eval(), dsid)
@@ -108,7 +108,12 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
         done.write_text(as_json(found))
     found = json.loads(done.read_text())
     factors = found["expression R2"].values()
-    return {**{key: found[key] for key in SHOWN}, "expression R2, mean": sum(max(0.0, r2) for r2 in factors) / len(factors)}
+    return {
+        **{key: found[key] for key in SHOWN},
+        "expression R2, mean": sum(max(0.0, r2) for r2 in factors) / len(factors),
+        "pose in expression, R2": found["leak"]["expression"]["pose"],
+        "pose in identity, R2": found["leak"]["identity"]["pose"],
+    }
 
 
 def _meaf_settings(options: argparse.Namespace, fusion: str) -> MEAFSettings:

@@ -9,9 +9,11 @@ from PIL import Image
 
 from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
 from deepexpo_models.dsid import CONFIGS, DSID, encoder_id, load_dsid, save_dsid
+from deepexpo_models.evaluation.judges import Judge, JudgeConfig, save_judge
 from deepexpo_models.meaf import load_meaf
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
+from deepexpo_models.training import ablation
 from deepexpo_models.training.bases import load_base
 from deepexpo_models.training.meaf_batches import read_codes
 from deepexpo_models.training.meaf_clips import CaptionedFaces
@@ -87,6 +89,32 @@ def test_frozen_streams_keep_their_weights(parts, tmp_path):
 def test_the_printed_formula_and_picture_losses_run(parts, tmp_path):
     assert train(settings(parts, tmp_path / "paper", fusion="paper")) is not None
     assert train(settings(parts, tmp_path / "pictures", image_rows=2)) is not None
+
+
+def test_ablation(parts, tmp_path, monkeypatch):
+    """Both tables, end to end: what a row leaves out reaches its run, rows that are there are kept."""
+    pytest.importorskip("matplotlib")
+    shards.write_shard(tmp_path / "faces64", 0, size=64)
+    save_judge(tmp_path / "judge.safetensors", Judge(JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)))
+    monkeypatch.setattr(ablation, "ROWS", {name: ablation.ROWS[name] for name in ("without cycle", "all measures")})
+    command = [
+        "--out", tmp_path / "out", "--synthetic", tmp_path / "faces64", "--steps", "2", "--batch-size", "4", "--people", "10",
+        "--dsid", parts / "dsid.safetensors", "--base", parts / "base.safetensors", "--judge", tmp_path / "judge.safetensors",
+        "--faces", parts / "faces", "--pictures", "3", "--threads", "1",
+    ]  # fmt: skip
+    ablation.main([str(part) for part in command])
+    out = tmp_path / "out"
+    table = json.loads((out / "dsid.json").read_text())
+    assert [row["row"] for row in table] == ["without cycle", "all measures"] and (out / "dsid.png").stat().st_size > 1000
+    logged = {name: (out / name / "log.jsonl").read_text() for name in ("without-cycle", "all-measures")}
+    assert '"cycle"' in logged["all-measures"] and '"cycle"' not in logged["without-cycle"]
+    fusion = json.loads((out / "fusion.json").read_text())
+    assert [row["row"] for row in fusion] == ["ours", "the printed formula", "base alone"]
+    assert {path.name.split("-")[0] for path in (out / "cache").iterdir()} == {"codes", "latents"}
+    trained = lambda: {path: path.stat().st_mtime_ns for path in out.glob("*/dsid.safetensors")}  # noqa: E731
+    before = trained()
+    ablation.main([str(part) for part in command])
+    assert trained() == before and len(before) == 2
 
 
 @pytest.fixture(scope="module")

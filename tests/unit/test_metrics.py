@@ -25,7 +25,7 @@ from deepexpo_models.evaluation.metrics import (
     top1,
     turned,
 )
-from deepexpo_models.evaluation.plots import bars_picture, leak_picture, lines_picture, sheet_picture
+from deepexpo_models.evaluation.plots import bars_picture, leak_picture, lines_picture, panels_picture, sheet_picture
 from deepexpo_models.evaluation.tables import as_json, figure_table, markdown
 
 NAN = math.nan
@@ -218,6 +218,7 @@ def test_pictures_are_written(tmp_path):
     leaks = {"identity": {"pose": 0.9, "light": -0.2}, "pose": {"pose": 1.0, "light": NAN}}
     leak_picture(tmp_path / "in" / "leak.png", leaks, "t")
     bars_picture(tmp_path / "bars.png", {"a": 0.5, "b": -0.2}, "t", "R2")
+    panels_picture(tmp_path / "panels.png", [{"row": "a", "x": 1.0, "y": -0.2}, {"row": "b", "x": 2.0, "y": 0.1}], "t")
     lines_picture(tmp_path / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0]}, "t", ("x", "y"))
     for name in ("in/leak.png", "bars.png", "lines.png"):
         with image.open(tmp_path / name) as picture:
