@@ -3,15 +3,16 @@
 import torch
 
 from ..dsid import DSID
-from ..dsid.losses import pose_error
+from ..dsid.losses import cross_correlation, pose_error
 from ..evaluation.metrics import icc, psnr, top1
 from .dsid_batches import Batch
 
 
 @torch.no_grad()
 def meters(model: DSID, batch: Batch) -> dict[str, float]:
-    """ICC of identity and expression between two frames of a person, identity top-1 among the batch, mean pose error in
-    degrees, PSNR of pictures drawn from the person's own codes (self) and from three people's (swap), within the face.
+    """ICC of identity and expression between two frames of a person; leaks (mean squared correlation of the entries of two
+    codes beyond chance, 0 for independent ones); identity top-1 among the batch; mean pose error in degrees; PSNR within
+    the face of pictures drawn from the person's own codes (self) and from three people's (swap).
     """
     first, second = model.encode_identity(batch.source), model.encode_identity(batch.target)
     own, lent, posed = (model.encode_semantics(images) for images in (batch.target, batch.expression, batch.pose))
@@ -20,6 +21,9 @@ def meters(model: DSID, batch: Batch) -> dict[str, float]:
     values = {
         "icc_identity": icc(first, second),
         "icc_expression": icc(own["expression"], frames),
+        "leak_identity_pose": cross_correlation(second, own["rotation"]).item(),
+        "leak_identity_expression": cross_correlation(second, own["expression"]).item(),
+        "leak_expression_pose": cross_correlation(own["expression"], own["rotation"]).item(),
         "top1": top1(first, second, torch.arange(len(first), device=first.device)),
         "psnr_self": psnr(model.reenact(first, **own), batch.target, batch.face),
         "psnr_swap": psnr(model.reenact(first, lent["expression"], **pose), batch.target, batch.face),

@@ -10,7 +10,7 @@ import torch
 import random_weights
 from deepexpo_models.starter import STARTER, STARTER_UNET, build_vocabulary, save_starter_tensors
 from deepexpo_models.starter import diffusers_host as reference
-from rig.families import random_weight
+from rig.families import random_weight, randomise
 from rig.pack import DSID_CONFIG, the_pack, weights_folder, write_dsid
 from studio import Studio
 
@@ -174,6 +174,31 @@ def test_loras_reach_unet_and_text_encoder(starter):
     comfy.model_management.unload_all_models()
     assert torch.equal(sampled(starter, starter.model), base)
     assert torch.equal(starter.encode("a person")[0][0], text)
+
+
+def test_a_controlnet_acts_on_it(starter):
+    """One of ComfyUI's own class, shaped as the starter's U-Net, through its own apply node."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    import nodes
+
+    config = {**starter.model.model.model_config.unet_config, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}
+    config.pop("out_channels", None)
+    network = comfy.cldm.cldm.ControlNet(**{**config, "dtype": torch.float32})
+    randomise(network, 3)
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+    hint = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(2))
+    positive, negative = starter.encode("a person"), starter.encode("")
+    applied = nodes.ControlNetApplyAdvanced().apply_controlnet(positive, negative, control, hint, 0.7, 0.0, 1.0)
+    empty = nodes.EmptyLatentImage().generate(128, 128)[0]
+    sampler = nodes.KSampler()
+    plain, controlled = (
+        sampler.sample(starter.model, 7, 2, 3.0, "euler", "normal", *texts, empty)[0]["samples"]
+        for texts in ((positive, negative), applied)
+    )
+    assert controlled.isfinite().all() and (controlled - plain).abs().max() > 1e-3
 
 
 def test_models_are_managed_by_comfyui(starter):
