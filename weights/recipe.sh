@@ -9,28 +9,33 @@ train() { $python -m "deepexpo_models.training.$@"; }
 
 $python -m deepexpo_models.data.draw --out "$runs/faces" --shards 50
 
-# DSID: the encoders from labels and contrasts, then the generator on the frozen encoders.
-train train_dsid --out "$runs/dsid-encoders" --name starter --synthetic "$runs/faces" --steps 1280 --batch-size 48 \
-    --generated 0 --augment 0.5 --warmup 20 --w-identity 1 --w-expression 0 --w-pose 2 --w-label 40 --w-cycle 0 \
-    --w-equivariance 0 --grad-clip 0 --ema 0.99 --sample-every 0 --save-every 100
+# DSID: the encoders from labels and contrasts in two runs, the second with the person's labels and pairs across clips; then
+# the generator on the frozen encoders.
+encoders=(--name starter --synthetic "$runs/faces" --batch-size 48 --generated 0 --augment 0.5 --warmup 20 --w-identity 1
+    --w-expression 0 --w-pose 2 --w-cycle 0 --w-equivariance 0 --grad-clip 0 --ema 0.99 --save-every 100)
+train train_dsid --out "$runs/dsid-first" "${encoders[@]}" --steps 1280 --w-label 40 --w-traits 0
+train train_dsid --out "$runs/dsid-encoders" "${encoders[@]}" --steps 1800 --w-label 40 --w-traits 3 --same-clip 0.2 \
+    --init "$runs/dsid-first/dsid.safetensors"
 train train_dsid --out "$runs/dsid" --name starter --init "$runs/dsid-encoders/dsid.safetensors" --freeze \
-    --synthetic "$runs/faces" --steps 1500 --batch-size 16 --generated 16 --augment 0 --warmup 20 --w-identity 0 \
-    --w-expression 0 --w-pose 0 --w-label 0 --w-cycle 0 --w-equivariance 0 --w-pair 0 --w-floor 0 --w-size 0 \
-    --grad-clip 0 --ema 0.99 --sample-every 250 --save-every 100
+    --synthetic "$runs/faces" --steps 1000 --batch-size 16 --generated 16 --augment 0 --warmup 20 --w-identity 0 \
+    --w-expression 0 --w-pose 0 --w-label 0 --w-traits 0 --w-cycle 0 --w-equivariance 0 --w-pair 0 --w-floor 0 --w-size 0 \
+    --grad-clip 0 --ema 0.99 --save-every 100
 
-# The base: its VAE on crops, then U-Net and text encoder on its latents.
+# The base: its VAE on crops, then U-Net and text encoder on its latents, at the end with more weight on the face.
 train train_starter --part vae --out "$runs/vae" --synthetic "$runs/faces" --steps 2000 --batch-size 16 --crop 64 \
     --lr 5e-3 --warmup 20 --ema 0.99 --grad-clip 0 --sample-every 250 --save-every 250
-train train_starter --part text2image --out "$runs/text2image" --synthetic "$runs/faces" \
-    --vae "$runs/vae/starter-base.safetensors" --steps 1500 --batch-size 64 --lr 2e-3 --warmup 30 --ema 0.99 \
-    --grad-clip 0 --sample-every 250 --save-every 100
+base=(--part text2image --synthetic "$runs/faces" --batch-size 64 --warmup 20 --ema 0.99 --grad-clip 0 --save-every 100)
+train train_starter --out "$runs/base-first" "${base[@]}" --vae "$runs/vae/starter-base.safetensors" --steps 1700 --lr 2e-3 \
+    --snr-gamma 0 --face-weight 0 --region-weight 0
+train train_starter --out "$runs/base" "${base[@]}" --vae "$runs/base-first/starter-base.safetensors" --steps 750 --lr 1.5e-3 \
+    --snr-gamma 0 --face-weight 2 --region-weight 4
 
 train train_meaf --out "$runs/meaf" --name starter --dsid "$runs/dsid-encoders/dsid.safetensors" \
-    --base "$runs/text2image/starter-base.safetensors" --synthetic "$runs/faces" --steps 1500 --batch-size 64 \
-    --expression-width 128 --pose-width 64 --lr 2e-3 --warmup 30 --ema 0.99 --grad-clip 0 --save-every 100
+    --base "$runs/base/starter-base.safetensors" --synthetic "$runs/faces" --steps 2500 --batch-size 48 --snr-gamma 0 \
+    --expression-width 128 --pose-width 64 --lr 3e-3 --warmup 20 --ema 0.99 --grad-clip 0 --save-every 100
 
-cp "$runs/dsid/dsid.safetensors" weights/starter-dsid.safetensors
-cp "$runs/text2image/starter-base.safetensors" weights/starter-base.safetensors
-cp "$runs/meaf/meaf.safetensors" weights/starter-meaf.safetensors
-$python -m deepexpo_models.evaluation.judges --out weights/judge.safetensors --synthetic "$runs/faces" --minutes 20 --threads 2
+$python -m deepexpo_models.evaluation.judges --out weights/judge.safetensors --synthetic "$runs/faces" --minutes 35
+
+for part in dsid/dsid base/starter-base meaf/meaf; do cp "$runs/$part.safetensors" "weights/starter-${part##*[/-]}.safetensors"; done
+(cd weights && sha256sum -- *.safetensors > SHA256SUMS)
 $python -m deepexpo_models.evaluation.run --out "$runs/evaluation"

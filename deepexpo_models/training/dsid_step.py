@@ -31,7 +31,8 @@ JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in tra
 @dataclass(frozen=True)
 class Switches:
     """The measures against leakage, each of which an ablation can leave out; augment: strength; generated: rows that are
-    drawn per step; contrast: of the expressions of people who play the same face.
+    drawn per step; contrast: of the expressions of people who play the same face; codes: False where the encoders are
+    frozen, so that pictures alone teach.
     """
 
     augment: float
@@ -42,6 +43,7 @@ class Switches:
     cycle: bool
     equivariance: bool
     contrast: bool
+    codes: bool
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class DSIDStep(nn.Module):
 
     def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
-        other = self.model.encode_identity(self._identity_view(batch.target, generator, None))
-        own = self._semantics(batch.target, generator, batch.target_pose, batch.face)
+        own = None
+        if self.switches.codes or not batch.taught:
+            own = self._semantics(batch.target, generator, batch.target_pose, batch.face)
         lent = self._lent(batch, own, generator)
         rows = slice(0, self.switches.generated)
-        terms, made = self._code_terms(batch, identity, other, own, lent, generator), batch.target[rows]
+        terms, made = {}, batch.target[rows]
+        if self.switches.codes:
+            other = self.model.encode_identity(self._identity_view(batch.target, generator, None))
+            terms = self._code_terms(batch, identity, other, own, lent, generator)
         if self.switches.generated:
             semantics = {name: code[rows] for name, code in lent.items()}
             made = self.model.reenact(identity[rows], **semantics)
@@ -100,7 +106,7 @@ class DSIDStep(nn.Module):
             warp(view, similarity_from_pose(**place), self.model.config.expression_size)
         )
 
-    def _lent(self, batch: Batch, own: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+    def _lent(self, batch: Batch, own: dict[str, Tensor] | None, generator: Generator) -> dict[str, Tensor]:
         """The semantics that the target is drawn from: other people's where they play the same scene."""
         if not batch.taught or not (self.switches.generated or self.switches.contrast):
             return own

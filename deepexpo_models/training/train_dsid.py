@@ -68,6 +68,8 @@ class DSIDSettings(RunSettings):
         super().__post_init__()
         if not self.synthetic and not self.clips and not self.stills:
             raise ValueError("there is nothing to train on; give --synthetic, --clips or --stills")
+        if self.freeze and not self.generated:
+            raise ValueError("--freeze leaves the generator alone to learn, and --generated 0 draws nothing; give one up")
 
 
 def train(settings: DSIDSettings) -> Path | None:
@@ -143,6 +145,7 @@ def _switches(settings: DSIDSettings) -> Switches:
         cycle=settings.w_cycle > 0,
         equivariance=settings.w_equivariance > 0,
         contrast=settings.w_expression > 0,
+        codes=not settings.freeze,
     )
 
 
