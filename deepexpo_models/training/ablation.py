@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--synthetic", required=True, help="folder of drawn faces")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--fusion-steps", type=int, default=300, help="of the MEAF runs")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--config", default="small", help="of DSID")
     parser.add_argument("--faces", default="", help="with --base: folder of drawn faces of the base's size")
@@ -119,8 +120,9 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
 def _meaf_settings(options: argparse.Namespace, fusion: str) -> MEAFSettings:
     return MEAFSettings(
         out=str(options.out / f"fusion-{fusion}"), dsid=options.dsid, base=options.base, synthetic=options.faces,
-        cache=str(options.out / "cache"), steps=options.steps, batch_size=32, fusion=fusion, expression_width=128,
-        pose_width=64, lr=3e-3, snr_gamma=0.0, warmup=20, ema=0.99, save_every=options.steps, threads=options.threads,
+        cache=str(options.out / "cache"), steps=options.fusion_steps, batch_size=32, fusion=fusion, expression_width=128,
+        pose_width=64, lr=3e-3, snr_gamma=0.0, warmup=20, ema=0.99, save_every=options.fusion_steps,
+        threads=options.threads,
     )  # fmt: skip
 
 

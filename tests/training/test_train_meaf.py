@@ -98,7 +98,8 @@ def test_ablation(parts, tmp_path, monkeypatch):
     save_judge(tmp_path / "judge.safetensors", Judge(JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)))
     monkeypatch.setattr(ablation, "ROWS", {name: ablation.ROWS[name] for name in ("without cycle", "all measures")})
     command = [
-        "--out", tmp_path / "out", "--synthetic", tmp_path / "faces64", "--steps", "2", "--batch-size", "4", "--people", "10",
+        "--out", tmp_path / "out", "--synthetic", tmp_path / "faces64", "--steps", "2", "--fusion-steps", "2",
+        "--batch-size", "4", "--people", "10",
         "--dsid", parts / "dsid.safetensors", "--base", parts / "base.safetensors", "--judge", tmp_path / "judge.safetensors",
         "--faces", parts / "faces", "--pictures", "3", "--threads", "1",
     ]  # fmt: skip
