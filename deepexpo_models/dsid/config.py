@@ -6,7 +6,7 @@ from ..layers import GROUP_CHANNELS
 
 POSE_WIDTH = 6 + 2 + 1  # rotation, translation, log scale
 EXPRESSION_STRIDE = 2  # of the expression encoder's first layer
-CONSTANT_SIZE = 4  # pixels: where the generator starts and the discriminator ends
+START_SIZE = 4  # pixels: where the generator starts and the discriminator ends
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class DSIDConfig:
 
     def _require_reach(self, net: str) -> None:
         steps = len(getattr(self, net)) - 1
-        if CONSTANT_SIZE * 2**steps != self.image_size:
+        if START_SIZE * 2**steps != self.image_size:
             raise ValueError(
-                f"{net} has {steps + 1} entries, which is for pictures of {CONSTANT_SIZE * 2**steps} pixels, "
+                f"{net} has {steps + 1} entries, which is for pictures of {START_SIZE * 2**steps} pixels, "
                 f"but image_size is {self.image_size}; change one of them"
             )
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import MLP, Trunk, require_pictures
-from .config import CONSTANT_SIZE, DSIDConfig
+from .config import START_SIZE, DSIDConfig
 
 
 class Discriminator(nn.Module):
@@ -18,7 +18,7 @@ class Discriminator(nn.Module):
         width = channels[-1]
         self.trunk = Trunk(channels, blocks=1, stem_stride=1, operations=operations)
         self.conv = operations.Conv2d(width + 1, width, 3, padding=1)
-        self.head = MLP((width * CONSTANT_SIZE**2, width // 2, 1), operations)
+        self.head = MLP((width * START_SIZE**2, width // 2, 1), operations)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raises ValueError for pictures of another shape. Logits depend on the whole batch (`append_deviation`)."""

@@ -5,13 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import MLP, ModulatedBlock, group_norm
-from .config import CONSTANT_SIZE, POSE_WIDTH, DSIDConfig
+from .config import POSE_WIDTH, START_SIZE, DSIDConfig
+
+PLACE_SCALE = 10.0  # place and log scale of a cropped face are about 0.1
 
 
 class Generator(nn.Module):
-    """A learned 4x4 constant, doubled up to the picture's size by blocks whose style is an MLP of the codes.
+    """4x4 features, read from the codes, are doubled up to the picture's size by blocks whose style is an MLP of the codes.
 
-    No picture enters, so the codes must carry everything they are meant to hold (METHOD 2.5).
+    No picture enters, so the codes must carry everything they are meant to hold (METHOD 2.5). From a constant instead, which
+    style alone can move, a pose took thousands of steps to be seen at all.
     """
 
     def __init__(self, config: DSIDConfig, operations=nn):
@@ -20,7 +23,7 @@ class Generator(nn.Module):
         channels, width = config.generator_channels, config.style_width
         codes = config.identity_width + config.expression_width + POSE_WIDTH
         self.style = MLP((codes, width, width, width), operations)
-        self.constant = nn.Parameter(torch.randn(1, channels[0], CONSTANT_SIZE, CONSTANT_SIZE))
+        self.start = operations.Linear(width, channels[0] * START_SIZE**2)
         pairs = zip((channels[0], *channels[:-1]), channels, strict=True)
         self.blocks = nn.ModuleList([ModulatedBlock(*pair, width, operations) for pair in pairs])
         self.norm = group_norm(channels[-1], operations)
@@ -40,10 +43,11 @@ class Generator(nn.Module):
             "log_scale": log_scale,
         }
         self._require_shapes(codes)
-        # A unit vector's entries shrink with its length; brought to unit variance, it weighs as much as the others.
+        # A unit vector's entries shrink with its length, place and scale vary little; all shall weigh about the same.
         codes["identity"] = identity * self.config.identity_width**0.5
+        codes |= {"translation": translation * PLACE_SCALE, "log_scale": log_scale * PLACE_SCALE}
         style = F.silu(self.style(torch.cat(list(codes.values()), dim=-1)))
-        x = self.blocks[0](self.constant.to(style).expand(len(style), -1, -1, -1), style)
+        x = self.blocks[0](self.start(style).unflatten(1, (-1, START_SIZE, START_SIZE)), style)
         for block in self.blocks[1:]:
             x = block(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), style)
         return self.to_rgb(F.silu(self.norm(x))).tanh()

@@ -22,7 +22,7 @@ from .ema import EMA
 from .engine import Engine, make_scheduler
 
 R1_EVERY = 16
-NO_MATRICES = ("stem", "head", "to_rgb", "constant")  # first and last layers are left to Adam
+NO_MATRICES = ("stem", "head", "to_rgb")  # first and last layers are left to Adam
 RAMPED = ("pair", "frames", "cycle")  # risen late; the other weights hold from the first step
 
 

@@ -34,21 +34,21 @@ MILLIONS = {  # config -> part -> least and most parameters, in millions
         "identity": (20, 22.5),
         "expression": (11, 13),
         "pose": (4.5, 6),
-        "generator": (22, 26),
+        "generator": (22, 27),
         "critic": (22, 26),
     },
     "small": {
         "identity": (0.4, 0.7),
         "expression": (0.1, 0.3),
         "pose": (0.1, 0.2),
-        "generator": (0.2, 0.5),
+        "generator": (0.3, 0.6),
         "critic": (0.2, 0.4),
     },
     "starter": {
         "identity": (1, 1.7),
         "expression": (0.6, 1.0),
         "pose": (0.3, 0.6),
-        "generator": (1.3, 1.7),
+        "generator": (1.4, 1.9),
         "critic": (1, 2),
     },
 }
@@ -255,7 +255,7 @@ class Operations:
             return F.group_norm(x, self.num_groups, self.weight.to(x), self.bias.to(x), self.eps)
 
 
-def test_every_weight_but_the_constant_is_in_a_layer_of_the_given_operations():
+def test_every_weight_is_in_a_layer_of_the_given_operations():
     given = (Operations.Linear, Operations.Conv2d, Operations.GroupNorm)
     outside = [
         f"{path}.{name}"
@@ -264,7 +264,7 @@ def test_every_weight_but_the_constant_is_in_a_layer_of_the_given_operations():
         if not isinstance(module, given)
         for name, _ in module.named_parameters(recurse=False)
     ]
-    assert outside == ["generator.constant"]
+    assert not outside
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
