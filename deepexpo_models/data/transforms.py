@@ -1,4 +1,4 @@
-"""Augmentation that makes a code forget what it must not hold (METHOD 2.2). Pictures are (B, 3, S, S) in [-1, 1], every row
+"""Augmentation that makes a code forget what it must not hold. Pictures are (B, 3, S, S) in [-1, 1], every row
 is changed on its own, all randomness comes from the generator.
 
 The semantic encoders see wrong colours and slightly wrong proportions, the identity encoder other crops and never other

@@ -38,7 +38,7 @@ class IdentityEncoder(nn.Module):
 class SemanticEncoder(nn.Module):
     """Two trunks: pose from the whole face crop, expression from a tight crop without roll, place and scale.
 
-    A trunk for both would leave the whole pose in the expression code (METHOD 2.9).
+    A trunk for both would leave the whole pose in the expression code.
     """
 
     def __init__(self, config: DSIDConfig, operations=nn):

@@ -1,4 +1,4 @@
-"""DSID's losses (METHOD 2.3): functions of pictures and codes that know no trainer. All return scalars in float32.
+"""DSID's losses: functions of pictures and codes that know no trainer. All return scalars in float32.
 
 Penalties over a batch (`info_nce`, `cross_correlation`) want the codes of all processes: gather before calling.
 """
@@ -56,7 +56,7 @@ def info_nce(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
 
 def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
     """first (B, D), second (B, E) -> mean squared correlation of their entries over the batch, minus what independent
-    codes of so few rows show, 1 / (B - 1). What two far frames of one clip share is the identity (METHOD 2.3).
+    codes of so few rows show, 1 / (B - 1). What two far frames of one clip share is the identity.
     """
     (first,), (second,) = standardised(first), standardised(second)
     correlation = first.T @ second / (len(first) - 1)
@@ -109,7 +109,7 @@ def gradient_penalty(logits: Tensor, pictures: Tensor) -> Tensor:
 
 
 class Perceptual(nn.Module):
-    """L1 between VGG-19 features of two pictures at four sizes (METHOD 2.3), from a user's own weight file.
+    """L1 between VGG-19 features of two pictures at four sizes, from a user's own weight file.
 
     path: safetensors of torchvision's vgg19, keys features.<n>.weight and .bias. Raises ValueError for other files.
     """

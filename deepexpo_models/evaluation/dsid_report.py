@@ -1,4 +1,4 @@
-"""What a DSID's codes hold, measured on drawn people that no training has seen (METHOD 5.2)."""
+"""What a DSID's codes hold, measured on drawn people that no training has seen."""
 
 from dataclasses import dataclass
 

@@ -172,7 +172,7 @@ class HSEmotionJudge:
 
 
 class CLIPJudge:
-    """Pictures and prompts in CLIP's common space, by a model in transformers' format (METHOD 5.1: ViT-L/14)."""
+    """Pictures and prompts in CLIP's common space, by a model in transformers' format (ViT-L/14)."""
 
     name = "clip"
 

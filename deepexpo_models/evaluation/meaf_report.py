@@ -1,4 +1,4 @@
-"""What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss (METHOD 5)."""
+"""What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""METHOD 5's metrics as pure functions of features. A picture without a face is a row of NaN: it counts as the worst value
+"""The metrics as pure functions of features. A picture without a face is a row of NaN: it counts as the worst value
 and is reported as a share, never dropped.
 """
 
@@ -134,7 +134,7 @@ def kid(made: Tensor, true: Tensor) -> float:
 
 
 def icc(first: Tensor, second: Tensor) -> float:
-    """Codes (B, D) of two frames of B people -> sum of covariances over sum of variances (METHOD 2.7)."""
+    """Codes (B, D) of two frames of B people -> sum of covariances over sum of variances."""
     first, second = first.double() - first.double().mean(0), second.double() - second.double().mean(0)
     return ((first * second).sum() / (0.5 * (first.square().sum() + second.square().sum())).clamp(min=1e-12)).item()
 

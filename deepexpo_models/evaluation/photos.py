@@ -1,4 +1,4 @@
-"""METHOD 5.1's table for pictures in folders, e.g. what a workflow in ComfyUI saved:
+"""A table of figures for pictures in folders, e.g. what a workflow in ComfyUI saved:
 
     python -m deepexpo_models.evaluation.photos --made MADE --identity PEOPLE --reference REFERENCES --judges insightface,clip
 

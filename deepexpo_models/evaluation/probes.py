@@ -1,4 +1,4 @@
-"""What a code holds of which factor (METHOD 5.2): read-outs trained on some people and scored on others."""
+"""What a code holds of which factor: read-outs trained on some people and scored on others."""
 
 import math
 from collections.abc import Mapping

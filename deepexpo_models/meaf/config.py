@@ -85,7 +85,7 @@ class StreamSettings:
             )
 
 
-# Pose and layout are decided at high noise, expression in the middle, identity to the very end (METHOD 3.1).
+# Pose and layout are decided at high noise, expression in the middle, identity to the very end.
 DEFAULT_SETTINGS = {
     "identity": StreamSettings(1.0, 0.0, 1.0),
     "expression": StreamSettings(1.0, 0.0, 0.9),

@@ -1,4 +1,4 @@
-"""Meters for the log of a DSID run (METHOD 2.7): cheap, on held-out people, no labels needed but the pose's."""
+"""Meters for the log of a DSID run: cheap, on held-out people, no labels needed but the pose's."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""One DSID step as a module: pictures in, named loss terms out (METHOD 2.3). DistributedDataParallel wraps it whole."""
+"""One DSID step as a module: pictures in, named loss terms out. DistributedDataParallel wraps it whole."""
 
 from dataclasses import dataclass
 
@@ -166,7 +166,7 @@ class DSIDStep(nn.Module):
         return gather_with_grad(still.float().to(batch.target.device)[:, None])[:, 0] < 0.5
 
     def _equivariance(self, images: Tensor, generator: Generator) -> Tensor:
-        """A picture turned, moved and scaled has the pose turned, moved and scaled (METHOD 2.4): needs no labels."""
+        """A picture turned, moved and scaled has the pose turned, moved and scaled: needs no labels."""
         few = images[: max(2, len(images) // 4)]
         moved = random_similarity(len(few), generator).to(few.device)
         found = self.model.semantic_encoder.encode_pose(few)

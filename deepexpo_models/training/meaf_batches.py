@@ -17,7 +17,7 @@ from .bases import Base
 CODES = ("identity", "expression", "rotation", "translation", "log_scale")
 CHUNK = 64
 SELF_SHARE = 0.25  # of the samples whose expression and pose are read from the target itself
-AT_REST_SHARE = 0.15  # ... of those whose expression comes from the identity picture of the same clip (METHOD 3.4)
+AT_REST_SHARE = 0.15  # ... of those whose expression comes from the identity picture of the same clip
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ EXPRESSION_WORDS = re.compile(
 
 class CaptionedFaces:
     """Targets from settings.clips and settings.stills; `without_target` of the rows are asked for another person's expression
-    and pose, of which no true picture exists (METHOD 3.5).
+    and pose, of which no true picture exists.
 
     Raises ValueError for folders without usable files, and where no caption lies beside any of them.
     """

@@ -1,7 +1,7 @@
 """Train DSID: python -m deepexpo_models.training.train_dsid --out runs/dsid --synthetic FACES, or --clips FOLDER
 
-Phases (METHOD 2.6): pictures and codes from the start; after `critic_from` of the steps a critic joins; the penalties and
-the cycle rise between `ramp` shares of the run, because from the first step they would switch the codes off (METHOD 2.9).
+Phases: pictures and codes from the start; after `critic_from` of the steps a critic joins; the penalties and
+the cycle rise between `ramp` shares of the run, because from the first step they would switch the codes off.
 """
 
 import copy

@@ -27,7 +27,7 @@ from .engine import Engine, make_scheduler
 from .meaf_batches import DrawnTargets, MEAFBatch
 from .meaf_clips import CaptionedFaces
 
-GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can (METHOD 3.1)
+GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can
 IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
 
 
@@ -161,7 +161,7 @@ class MEAFStep(nn.Module):
         return tokens
 
     def _picture_terms(self, batch: MEAFBatch, clean: Tensor, times: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Losses of the picture that one step means, weighted by alpha_bar: at high noise it is a blur (METHOD 3.5)."""
+        """Losses of the picture that one step means, weighted by alpha_bar: at high noise it is a blur."""
         base, dsid = self._frozen
         if not len(rows):
             return {}
@@ -185,7 +185,7 @@ class MEAFStep(nn.Module):
 
 
 def drops(count: int, streams: tuple[str, ...], settings: MEAFSettings, generator: Generator) -> dict[str, Tensor]:
-    """What each sample keeps: "text" and stream names -> (count,) bool (METHOD 3.4)."""
+    """What each sample keeps: "text" and stream names -> (count,) bool."""
     draw = lambda share: torch.rand(count, generator=generator) >= share  # noqa: E731
     any_stream, anything = draw(settings.drop_streams), draw(settings.drop_all)
     kept = {name: draw(settings.drop_stream) & any_stream & anything for name in streams}
@@ -201,7 +201,7 @@ def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
 
 
 def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
-    """Of a loss term at a share of the run (METHOD 3.5)."""
+    """Of a loss term at a share of the run."""
     if name == "identity":
         first, last = settings.w_identity
         return first + (last - first) * max(0.0, 3 * progress - 2)

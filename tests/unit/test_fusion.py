@@ -1,4 +1,4 @@
-"""Laws of the fusion formula (METHOD 1.4), without a U-Net."""
+"""Laws of the fusion formula, without a U-Net."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_streams_add_up_each_with_its_own_softmax_strength_and_mask():
 
 
 def test_printed_formula_times_length_is_a_different_function():
-    """As printed the output depends on all positions together; times L only its mean is right (METHOD 1.4, 2)."""
+    """As printed the output depends on all positions together; times L only its mean is right."""
     query, key, value = inputs(12, 1)
     whole = paper_attention(query, key, value, torch.zeros(()))
     part = paper_attention(query[:, :5], key, value, torch.zeros(()))

@@ -85,7 +85,7 @@ def test_modules_stay_small():
 
 @pytest.mark.parametrize("path", MODULES + NODES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_module_can_run_what_a_file_says(path):
-    """safetensors only; torch.load is for the importers of public files alone (DESIGN 2)."""
+    """safetensors only; torch.load is for the importers of public files alone."""
     assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "dill", "marshal", "shelve"}
     called = {ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)}
     allowed = {"torch.load"} if "importers" in path.parts else set()

@@ -206,7 +206,7 @@ class MetaLayers:
 
 
 def test_default_sizes_follow_the_design():
-    """METHOD 3.3: about 45 M parameters for SD1.5, 480 M for SDXL."""
+    """About 45 M parameters for SD1.5, 480 M for SDXL."""
     for base, millions in (("sd15", 45), ("sdxl", 480)):
         model = MEAF(light_config("n", base, CONFIGS["base"], ENCODER), operations=MetaLayers)
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)

@@ -1,7 +1,7 @@
 """Sentences about drawn scenes: what a text-to-image model learns to follow.
 
 The context is always named; hair and expression in half of the captions each, since a caption that always told the
-expression would win over the code (METHOD 3.5).
+expression would win over the code.
 """
 
 import re

@@ -5,7 +5,7 @@ A group is a small film studio: PEOPLE people play the same FRAMES expressions a
     person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
 
 so for every frame there are, of other people, one picture with its expression and another with its pose (the rendered
-triples of METHOD 2.9). The first half of a person's frames is one clip, one place and light; the rest another.
+triples). The first half of a person's frames is one clip, one place and light; the rest another.
 """
 
 import json
