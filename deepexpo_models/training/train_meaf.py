@@ -156,7 +156,7 @@ class MEAFStep(nn.Module):
         for name, stream in self.meaf.config.streams.items():
             code = torch.cat([batch.codes[field] for field in stream.inputs], dim=-1).to(device)
             there = kept[name].to(device)[:, None, None]
-            tokens[name] = torch.where(there, self.meaf.tokens(name, code), self.meaf.null_tokens(name))
+            tokens[name] = torch.where(there, self.meaf.tokens(name, code), self.meaf.null_tokens(name, code))
         return tokens
 
     def _picture_terms(self, batch: MEAFBatch, clean: Tensor, times: Tensor, rows: Tensor) -> dict[str, Tensor]:

@@ -203,7 +203,7 @@ def test_blending_a_batch_equals_blending_its_rows():
     ],
 )
 def test_codes_of_two_encoders_are_refused_by_both_names(mix):
-    with pytest.raises(ValueError, match=r"'one' \(11111111\) and 'other' \(22222222\)"):
+    with pytest.raises(ValueError, match=r"DSID 'one' \(11111111\) and DSID 'other' \(22222222\)"):
         mix()
 
 
