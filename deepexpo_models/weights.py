@@ -89,7 +89,7 @@ def read_header(path: Path) -> Header:
     if metadata.get("deepexpo_format") is None:
         raise ValueError(
             f"{path.name} is not a DeepExPo file (its safetensors metadata have no deepexpo_format); "
-            f"checkpoints and LoRAs belong into ComfyUI's own loaders"
+            f"checkpoints and LoRAs belong into ComfyUI's own loaders, public face adapters through deepexpo_models.importers"
         )
     if metadata["deepexpo_format"] != FORMAT:
         raise ValueError(

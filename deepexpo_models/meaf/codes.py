@@ -59,9 +59,11 @@ def _gather(config: MEAFConfig, name: str, what: str, fields: dict[str, Tensor])
             raise ValueError(f"MEAF {config.name!r} needs more of this {what}, its {field}: {MISSING[field]}")
     code = torch.cat([fields[field] for field in stream.inputs], dim=-1)
     if code.shape[-1] != stream.input_width:
+        patches, width = stream.picture
+        picture = f" and a CLIP Vision model of {patches} patches of {width} (ViT-H/14)" if patches else ""
         raise ValueError(
             f"MEAF {config.name!r} reads {stream.input_width} numbers for its {name} stream, the connected code has "
-            f"{code.shape[-1]}; encode with {config.encoder_of(name)}"
+            f"{code.shape[-1]}; encode with {config.encoder_of(name)}{picture}"
         )
     return code
 
