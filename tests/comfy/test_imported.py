@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import public_adapters as published
+import random_weights
 from deepexpo_models.importers import KINDS, PublicFile, convert, lora_tensors, recognise
-from deepexpo_models.meaf import save_meaf
+from deepexpo_models.meaf import MEAF, load_meaf, save_meaf
 from insightface_pack import embed, write_pack
 from rig.families import TINY
 from rig.models import diffusers_twin, latents, predict_noise, tiny_model, twin_noise
@@ -128,6 +129,23 @@ def test_the_negative_side_is_the_zero_face_before_a_blank_picture():
     published.attach_reference(twin, imported.file, imported.codes(1)[1])
     positive = twin_noise(twin, noisy, 500, studio.positive)
     assert (both - (negative + 3 * (positive - negative))).abs().max() < 3e-5
+
+
+@torch.no_grad()
+def test_chained_to_a_meaf_of_ours_it_equals_one_meaf_with_both():
+    """As train_meaf makes it of an imported identity: each stream reads its own encoder's codes."""
+    studio, imported = Studio("sd15"), Imported("faceid", "sd15")
+    given = load_meaf(weights_folder() / "imported-faceid-sd15.safetensors")
+    own = load_meaf(weights_folder() / random_weights.MEAF_FILE.format("tiny-sd15"))
+    both = MEAF(replace(own.config, streams={**own.config.streams, **given.config.streams}))
+    both.streams.update({**own.streams, **given.streams})
+    save_meaf(weights_folder() / "both.safetensors", both)
+    meaf = the_pack().run("DeepExPoLoadMEAF", meaf_name="both.safetensors")
+    codes, _ = imported.codes(batch=1)
+    chained = studio.apply(imported.apply(studio.model, **codes), identity=None)
+    assert same(studio.noise(chained), studio.noise(studio.apply(meaf=meaf, **codes)))
+    assert not same(studio.noise(chained), studio.noise(studio.apply(identity=None)))
+    assert not same(studio.noise(chained), studio.noise(imported.apply(studio.model, **codes)))
 
 
 # Encode Identity
