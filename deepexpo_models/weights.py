@@ -65,6 +65,11 @@ def save_tensors(
         "sha256": tensors_sha256(tensors),
         **extra,
     }
+    save_whole(path, tensors, metadata)
+
+
+def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write any safetensors file, whole or not at all. Tensors are contiguous and on the CPU."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
     os.close(handle)

@@ -7,10 +7,10 @@ with the names that ComfyUI's and diffusers' loaders both read: lora_unet_<path>
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..meaf.sites import UNetShape
+from ..weights import save_whole
 from .layouts import LORA_PARTS
 from .sites import numbered_sites
 
@@ -31,7 +31,5 @@ def lora_tensors(tensors: dict[str, Tensor], unet: UNetShape) -> dict[str, Tenso
 
 
 def save_lora(path: Path, tensors: dict[str, Tensor], unet: UNetShape) -> None:
-    """Write the LoRA file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in lora_tensors(tensors, unet).items()}, path)
+    """Write the LoRA file, whole or not at all."""
+    save_whole(Path(path), {name: tensor.contiguous() for name, tensor in lora_tensors(tensors, unet).items()})

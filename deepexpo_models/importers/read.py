@@ -89,24 +89,28 @@ def _check_archive(path: Path) -> None:
     """Raise a ValueError unless the archive is torch's, uncompressed, whole, and its pickle only describes tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            pickles = [member for member in members if member.filename.endswith("/data.pkl")]
-            packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
-            if len(pickles) != 1 or packed or sum(member.file_size for member in members) > path.stat().st_size:
-                raise ValueError(f"{path.name} is an archive, but not one of torch's weights; choose the adapter's file")
-            if pickles[0].file_size > MAX_PICKLE_BYTES:
-                raise ValueError(
-                    f"{path.name} claims a table of contents of {pickles[0].file_size} bytes, at most {MAX_PICKLE_BYTES} are "
-                    f"read; it is no adapter, choose another file"
-                )
-            opcodes = list(pickletools.genops(archive.read(pickles[0])))
+            content = archive.read(_pickle_member(path, archive))
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path.name} is truncated or corrupt ({error}); download it again") from error
+    try:
+        opcodes = list(pickletools.genops(content))
     except ValueError as error:
-        if path.name in str(error):
-            raise
         raise ValueError(f"{path.name} is corrupt: its pickle cannot be parsed; download it again") from error
     _check_opcodes(path, opcodes)
+
+
+def _pickle_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    members = archive.infolist()
+    pickles = [member for member in members if member.filename.endswith("/data.pkl")]
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if len(pickles) != 1 or packed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError(f"{path.name} is an archive, but not one of torch's weights; choose the adapter's file")
+    if pickles[0].file_size > MAX_PICKLE_BYTES:
+        raise ValueError(
+            f"{path.name} claims a table of contents of {pickles[0].file_size} bytes, at most {MAX_PICKLE_BYTES} are read; "
+            f"it is no adapter, choose another file"
+        )
+    return pickles[0]
 
 
 def _check_opcodes(path: Path, opcodes: list) -> None:

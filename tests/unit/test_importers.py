@@ -445,3 +445,6 @@ def test_archives_that_would_grow_are_refused(tmp_path, capsys):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", b"\x00" * 5_000_000)
     assert "table of contents of 5000000 bytes" in sentence(path, capsys=capsys)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"garbage")
+    assert "its pickle cannot be parsed" in sentence(path, capsys=capsys)
