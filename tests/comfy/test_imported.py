@@ -1,6 +1,7 @@
 """Public adapters in ComfyUI: the published formula, the recogniser on Encode Identity, and CLIP Vision beside it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,16 @@ PROJECTORS = {
 CASES = [(kind.name, base) for kind in KINDS.values() for base in kind.bases]
 
 
+def written_and_loaded(meaf: MEAF):
+    """Through a file and Load MEAF; other tests share the folder."""
+    path = weights_folder() / "imported.safetensors"
+    save_meaf(path, meaf)
+    try:
+        return the_pack().run("DeepExPoLoadMEAF", meaf_name=path.name)
+    finally:
+        path.unlink()
+
+
 class Imported:
     """A synthetic adapter of a kind for the tiny base, imported, written and loaded by Load MEAF."""
 
@@ -49,9 +60,8 @@ class Imported:
         found = PublicFile(None, {name: tuple(x.shape) for name, x in self.file.items()}, self.file)
         layout = recognise(found, kind, {kind: tiny}, {"tiny": tiny_shape(base)})
         self.unet = layout.unet
-        path = weights_folder() / f"imported-{kind}-{base}.safetensors"
-        save_meaf(path, convert(layout, self.file, kind))
-        self.meaf = the_pack().run("DeepExPoLoadMEAF", meaf_name=path.name)
+        self.converted = convert(layout, self.file, kind)
+        self.meaf = written_and_loaded(self.converted)
 
     def codes(self, batch: int):
         """The code for Apply MEAF, and the published formula's tokens of it."""
@@ -135,12 +145,11 @@ def test_the_negative_side_is_the_zero_face_before_a_blank_picture():
 def test_chained_to_a_meaf_of_ours_it_equals_one_meaf_with_both():
     """As train_meaf makes it of an imported identity: each stream reads its own encoder's codes."""
     studio, imported = Studio("sd15"), Imported("faceid", "sd15")
-    given = load_meaf(weights_folder() / "imported-faceid-sd15.safetensors")
+    given = imported.converted
     own = load_meaf(weights_folder() / random_weights.MEAF_FILE.format("tiny-sd15"))
     both = MEAF(replace(own.config, streams={**own.config.streams, **given.config.streams}))
     both.streams.update({**own.streams, **given.streams})
-    save_meaf(weights_folder() / "both.safetensors", both)
-    meaf = the_pack().run("DeepExPoLoadMEAF", meaf_name="both.safetensors")
+    meaf = written_and_loaded(both)
     codes, _ = imported.codes(batch=1)
     chained = studio.apply(imported.apply(studio.model, **codes), identity=None)
     assert same(studio.noise(chained), studio.noise(studio.apply(meaf=meaf, **codes)))
@@ -155,7 +164,9 @@ def test_chained_to_a_meaf_of_ours_it_equals_one_meaf_with_both():
 def red_pack():
     import folder_paths
 
-    return write_pack(Path(folder_paths.models_dir, "insightface"), "buffalo_l")
+    root = Path(folder_paths.models_dir, "insightface")
+    yield write_pack(root, "buffalo_l")
+    shutil.rmtree(root)  # other tests find faces without it
 
 
 def red_picture(seed: int) -> torch.Tensor:
