@@ -12,11 +12,14 @@ RECOGNISER_SIZE, GRID, WIDTH = 112, 4, 512
 CORNER = np.float32([(2, 3), (4, 3), (3, 4), (2, 5), (4, 5)]) * 16  # eyes, nose, mouth in a picture of 128 pixels
 
 
+FILES = {"buffalo_l": "w600k_r50.onnx", "antelopev2": "glintr100.onnx"}
+
+
 def write_pack(root: Path, name: str) -> Path:
     """root/models/<name> with both networks; returns root. Skips the test without insightface or onnx."""
     pytest.importorskip("insightface")
     save_red_detector(root / "models" / name / "det.onnx")
-    save_recogniser(root / "models" / name / "rec.onnx")
+    save_recogniser(root / "models" / name / FILES[name])
     return root
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..image import comfy_to_bgr
 from .detectors import DetectorUnavailable, analyse, open_pack, optional
 
-RECOGNISERS = ("buffalo_l", "antelopev2")  # insightface's model packs, which hold w600k_r50 and glintr100
+RECOGNISERS = {"buffalo_l": "w600k_r50.onnx", "antelopev2": "glintr100.onnx"}  # insightface's model packs -> their recogniser
 ALIGNED_SIZE = 224  # pixels of the aligned face that CLIP looks at (IP-Adapter FaceID-Plus)
 
 
@@ -35,9 +35,20 @@ def open_recogniser(name: str, root: Path | None) -> Callable[[Tensor], Recognis
             from insightface.utils.face_align import norm_crop
     except DetectorUnavailable as reason:
         raise ValueError(f"the face recogniser {name} cannot be used: {reason}") from reason
-    if "recognition" not in analysis.models:
-        raise ValueError(f"the model pack {name} holds no recogniser; put all of the pack's .onnx files into its folder")
+    _require_file(name, analysis)
     return lambda images: _recognise(analysis, norm_crop, images)
+
+
+def _require_file(name: str, analysis) -> None:
+    """Raise a ValueError for a pack whose recogniser is missing, or is another: Arc2Face puts its own into antelopev2."""
+    found, expected = analysis.models.get("recognition"), RECOGNISERS[name]
+    if found is None:
+        raise ValueError(f"the model pack {name} holds no recogniser; put all of the pack's .onnx files into its folder")
+    if Path(found.model_file).name != expected:
+        raise ValueError(
+            f"the model pack {name} holds the recogniser {Path(found.model_file).name} instead of {expected}, whose codes are "
+            f"others; put the pack's own file there"
+        )
 
 
 def _recognise(analysis, norm_crop, images: Tensor) -> RecognisedFaces:

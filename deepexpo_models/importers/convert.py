@@ -74,8 +74,9 @@ def _refusal(file: PublicFile, known: list[Layout]) -> str:
     """What is wrong with a file that fits none of the layouts: compared with the one that shares most tensors with it."""
     nearest = max(known, key=lambda layout: _shared(layout.shapes(), file.shapes))
     if not _shared(nearest.shapes(), file.shapes):
-        titles = ", ".join(dict.fromkeys(layout.title for layout in known))
-        return f"{file.path.name} is none of the known adapters ({titles}); its first tensor is {min(file.shapes)[:80]!r}"
+        titles = ", ".join(dict.fromkeys(layout.kind.title for layout in known))
+        first = min(file.shapes)[:80]
+        return f"{file.path.name} is none of the known adapters, its first tensor is {first!r}; choose a file of {titles}"
     problems = shape_problems(file.shapes, nearest.shapes())
     return (
         f"{file.path.name} is none of the known adapters; {nearest.title} is nearest, but of its tensors are {problems}: "

@@ -248,7 +248,11 @@ def test_the_recogniser_gives_raw_embeddings_of_the_aligned_face(red_pack):
 def test_a_recogniser_that_is_not_there_is_refused_by_name(red_pack, tmp_path):
     with pytest.raises(ValueError, match=r"recogniser antelopev2 cannot be used: the model pack antelopev2 is not in .*models"):
         open_recogniser("antelopev2", red_pack)
-    (red_pack / "models" / "buffalo_l" / "rec.onnx").unlink()
+    pack = red_pack / "models" / "buffalo_l"
+    (pack / "w600k_r50.onnx").rename(pack / "arcface.onnx")
+    with pytest.raises(ValueError, match=r"holds the recogniser arcface\.onnx instead of w600k_r50\.onnx"):
+        open_recogniser("buffalo_l", red_pack)
+    (pack / "arcface.onnx").unlink()
     with pytest.raises(ValueError, match="the model pack buffalo_l holds no recogniser"):
         open_recogniser("buffalo_l", red_pack)
     with pytest.raises(ValueError, match="unknown face recogniser 'dlib'; known: buffalo_l, antelopev2"):
