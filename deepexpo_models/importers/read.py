@@ -20,6 +20,7 @@ PREFIXES = {"image_proj_model.": "image_proj.", "adapter_modules.": "ip_adapter.
 MAX_PICKLE_BYTES = 4_000_000  # the largest published one has 0.2 MB
 NAMING = ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")  # opcodes that bring in an object by its name
 STORAGES = ("Float", "Half", "BFloat16", "Double")
+DTYPES = {"F32", "F16", "BF16", "F64"}  # the same in safetensors
 ALLOWED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -70,8 +71,13 @@ def _open_safetensors(path: Path) -> PublicFile:
     check_extent(path, entries)
     try:
         shapes = {published_name(name): tuple(int(size) for size in entry["shape"]) for name, entry in entries.items()}
+        others = {entry["dtype"] for entry in entries.values()} - DTYPES
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} is corrupt: a tensor has no shape; download it again") from error
+        raise ValueError(f"{path.name} is corrupt: a tensor has no shape or dtype; download it again") from error
+    if others:
+        raise ValueError(
+            f"{path.name} holds tensors of {', '.join(sorted(map(str, others)))}; choose the published file, of floats"
+        )
     return PublicFile(path, _usable(path, shapes), None)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..dsid.codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics, require_aligned
-from .config import MEAFConfig
+from .config import MEAFConfig, StreamConfig
 
 MISSING = {  # field -> how a code gets it
     "raw_identity": "encode it with a face recogniser of insightface, which keeps the embedding's length",
@@ -16,7 +16,7 @@ MISSING = {  # field -> how a code gets it
 def stream_codes(config: MEAFConfig, identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
     """Stream name -> its code (B, input_width), for the streams whose code is given.
 
-    Raises ValueError, in one sentence, when neither code is given, no stream reads the given ones, a code comes from another
+    Raises ValueError, in one sentence, when neither code is given, no stream reads one that is, a code comes from another
     encoder than its stream's, lacks a part, has another width, or the two batches cannot be aligned (each must hold one
     code, or both the same number).
     """
@@ -24,20 +24,25 @@ def stream_codes(config: MEAFConfig, identity: Identity | None, semantics: Seman
         raise ValueError("nothing to apply: connect an identity, semantics, or both")
     if identity is not None and semantics is not None:
         require_aligned(identity, semantics)
-    given = {"identity": identity, "semantics": semantics}
-    fields = code_fields(identity, semantics)
-    codes = {}
-    for name, stream in config.streams.items():
-        what = "semantics" if stream.inputs[0] in SEMANTIC_FIELDS else "identity"
-        if given[what] is not None:
+    given = {what: code for what, code in (("identity", identity), ("semantics", semantics)) if code is not None}
+    readers = {name: _read_code(stream) for name, stream in config.streams.items()}
+    for what in given:
+        if what not in readers.values():
+            raise ValueError(
+                f"MEAF {config.name!r} has the streams {', '.join(readers)}, none of which reads the connected {what}; "
+                f"disconnect it, or load another MEAF"
+            )
+    fields, codes = code_fields(identity, semantics), {}
+    for name, what in readers.items():
+        if what in given:
             _require_encoder(config, name, what, given[what].encoder)
             codes[name] = _gather(config, name, what, fields)
-    if not codes:
-        raise ValueError(
-            f"MEAF {config.name!r} has the streams {', '.join(config.streams)}, none of which reads the connected code; "
-            f"connect another code, or load another MEAF"
-        )
     return codes
+
+
+def _read_code(stream: StreamConfig) -> str:
+    """Which code a stream reads: identity or semantics."""
+    return "semantics" if stream.inputs[0] in SEMANTIC_FIELDS else "identity"
 
 
 def code_fields(identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:

@@ -339,8 +339,11 @@ def test_codes_without_what_a_stream_reads_are_refused(kind, says):
 
 def test_semantics_alone_do_not_fit_an_identity_stream():
     semantics, _ = face("arc2face-expression")
-    with pytest.raises(ValueError, match="has the streams identity, none of which reads"):
-        stream_codes(imported("faceid", tiny_file("faceid")).config, None, semantics)
+    identity, _ = face("faceid")
+    config = imported("faceid", tiny_file("faceid")).config
+    for given in (None, identity):
+        with pytest.raises(ValueError, match="has the streams identity, none of which reads the connected semantics"):
+            stream_codes(config, given, semantics)
 
 
 def test_public_identities_are_kept_whole(tmp_path):
@@ -390,6 +393,12 @@ def test_missing_and_extra_tensors_are_refused(tmp_path, faceid, capsys):
     less = {name: x for name, x in faceid.items() if name != "ip_adapter.31.to_v_ip.weight"}
     assert "1 missing (first: ip_adapter.31.to_v_ip.weight)" in sentence(written(tmp_path, less), capsys=capsys)
     assert "1 unexpected (first: model.weight)" in sentence(written(tmp_path, {**faceid, **SMALL}), capsys=capsys)
+
+
+def test_whole_numbers_are_no_weights(tmp_path, faceid, capsys):
+    assert "holds tensors of I64" in sentence(
+        written(tmp_path, {"model.weight": torch.zeros(3, dtype=torch.long)}), capsys=capsys
+    )
 
 
 def test_truncated_and_oversized_files_are_refused(tmp_path, faceid, capsys):
