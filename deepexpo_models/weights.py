@@ -65,6 +65,11 @@ def save_tensors(
         "sha256": tensors_sha256(tensors),
         **extra,
     }
+    save_whole(path, tensors, metadata)
+
+
+def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write any safetensors file, whole or not at all. Tensors are contiguous and on the CPU."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
     os.close(handle)
@@ -84,19 +89,19 @@ def read_header(path: Path) -> Header:
     but the header itself, whose size is checked first.
     """
     path = Path(path)
-    entries = _read_json_header(path)
+    entries = read_json_header(path)
     metadata = entries.pop("__metadata__", None) or {}
     if metadata.get("deepexpo_format") is None:
         raise ValueError(
             f"{path.name} is not a DeepExPo file (its safetensors metadata have no deepexpo_format); "
-            f"checkpoints and LoRAs belong into ComfyUI's own loaders"
+            f"checkpoints and LoRAs belong into ComfyUI's own loaders, public face adapters through deepexpo_models.importers"
         )
     if metadata["deepexpo_format"] != FORMAT:
         raise ValueError(
             f"{path.name} has DeepExPo format {metadata['deepexpo_format']}, this version reads {FORMAT}; "
             f"update ComfyUI-DeepExPo"
         )
-    _check_extent(path, entries)
+    check_extent(path, entries)
     try:
         config = json.loads(metadata["config"])
         return Header(
@@ -139,19 +144,21 @@ def expect_kind(header: Header, kind: str) -> Header:
 
 def check_shapes(file_name: str, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
     """Raise a ValueError which names the first missing, extra or misshapen tensor, with their counts."""
+    problems = shape_problems(found, expected)
+    if problems:
+        raise ValueError(
+            f"{file_name} does not fit its own config: tensors {problems}; "
+            f"it is damaged or was made by another version, download it again"
+        )
+
+
+def shape_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    """Words like "2 missing (first: a.weight), 1 of another shape (first: b.weight)"; none when all is as expected."""
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys())
     misshapen = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
-    problems = [
-        f"{len(names)} {what} (first: {names[0]})"
-        for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", misshapen))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"{file_name} does not fit its own config: tensors {', '.join(problems)}; "
-            f"it is damaged or was made by another version, download it again"
-        )
+    problems = (("missing", missing), ("unexpected", extra), ("of another shape", misshapen))
+    return ", ".join(f"{len(names)} {what} (first: {names[0]})" for what, names in problems if names)
 
 
 def build_module(make_module, operations, header: Header, tensors: dict[str, Tensor]) -> torch.nn.Module:
@@ -168,7 +175,8 @@ def build_module(make_module, operations, header: Header, tensors: dict[str, Ten
     return module.eval().requires_grad_(False)
 
 
-def _read_json_header(path: Path) -> dict:
+def read_json_header(path: Path) -> dict:
+    """The header of any safetensors file. Raises ValueError for what is none; allocates the header alone."""
     foreign = f"{path.name} is not a safetensors file or is damaged"
     try:
         size = path.stat().st_size
@@ -190,7 +198,8 @@ def _read_json_header(path: Path) -> dict:
     return entries
 
 
-def _check_extent(path: Path, entries: dict) -> None:
+def check_extent(path: Path, entries: dict) -> None:
+    """Raise a ValueError unless the file is as long as the entries of its header, less the metadata, say."""
     try:
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (KeyError, TypeError, IndexError) as error:

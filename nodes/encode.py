@@ -1,7 +1,10 @@
 from comfy_api.latest import io
 
+from ..deepexpo_models.faces import RECOGNISERS
 from . import sockets
-from .comfy_host.codes import encode_identity, encode_semantics, reenact
+from .comfy_host.codes import encode_identity, encode_semantics, recognise_identity, reenact
+
+OWN = "dsid"
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -14,8 +17,24 @@ class EncodeIdentity(io.ComfyNode):
             description="Turns face crops of one person into an identity code: who it is, not how they look right now. "
             "A batch of photos of the same person is averaged into one, better code.",
             inputs=[
-                sockets.DSID.Input("dsid", tooltip=sockets.DSID_TOOLTIP),
+                sockets.DSID.Input(
+                    "dsid", optional=True, tooltip=f"{sockets.DSID_TOOLTIP} Leave open with a recogniser other than dsid."
+                ),
                 io.Image.Input("image", tooltip="Face crops of one person, from Crop Face. Several photos are averaged."),
+                io.Combo.Input(
+                    "recogniser",
+                    options=[OWN, *RECOGNISERS],
+                    default=OWN,
+                    optional=True,
+                    tooltip="Whose codes: dsid is the connected DSID. The others are insightface's model packs, which "
+                    "imported public adapters expect; Apply MEAF names the one that its MEAF reads.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="CLIP ViT-H/14, from Load CLIP Vision: only for imported FaceID-Plus and PlusV2, which look at the "
+                    "aligned face too.",
+                ),
             ],
             outputs=[
                 sockets.Identity.Output(
@@ -25,7 +44,11 @@ class EncodeIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dsid, image) -> io.NodeOutput:
+    def execute(cls, image, dsid=None, recogniser=OWN, clip_vision=None) -> io.NodeOutput:
+        if recogniser != OWN:
+            return io.NodeOutput(recognise_identity(recogniser, image, clip_vision))
+        if dsid is None:
+            raise ValueError("no DSID is connected to Encode Identity; connect one from Load DSID, or choose a recogniser")
         return io.NodeOutput(encode_identity(dsid, image))
 
 

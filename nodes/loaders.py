@@ -37,12 +37,13 @@ class LoadMEAF(io.ComfyNode):
             display_name="Load MEAF",
             category=sockets.CATEGORY,
             description="Loads the attention streams that bring identity, expression and head pose into a checkpoint. "
-            "A MEAF belongs to one base family (SD1.5, SD2.x or SDXL) and to one DSID.",
+            "A MEAF belongs to one base family (SD1.5, SD2.x or SDXL) and to one DSID or face recogniser.",
             inputs=[
                 io.Combo.Input(
                     "meaf_name",
                     options=weight_names("meaf"),
-                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack. MEAF files are listed first.",
+                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack. MEAF files are listed first. "
+                    "Public adapters (FaceID, InstantID) become MEAF files with python -m deepexpo_models.importers.",
                 ),
             ],
             outputs=[sockets.MEAF.Output("meaf", display_name="MEAF", tooltip="Connect to Apply MEAF.")],

@@ -11,6 +11,7 @@ from .alignment import (
     warp,
 )
 from .codes import (
+    IDENTITY_EXTRAS,
     SEMANTIC_FIELDS,
     EncoderId,
     Identity,
@@ -19,6 +20,7 @@ from .codes import (
     blend_identities,
     blend_semantics,
     combine_semantics,
+    public_encoder,
     require_aligned,
     require_same_encoder,
 )
@@ -43,6 +45,7 @@ from .rotation import (
 __all__ = [
     "CONFIGS",
     "DSID",
+    "IDENTITY_EXTRAS",
     "SEMANTIC_FIELDS",
     "TEMPLATE",
     "TIGHT",
@@ -71,6 +74,7 @@ __all__ = [
     "matrix_to_euler",
     "matrix_to_rotation",
     "place_of",
+    "public_encoder",
     "require_aligned",
     "require_same_encoder",
     "rotation_to_matrix",

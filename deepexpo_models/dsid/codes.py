@@ -1,5 +1,6 @@
 """The two codes of a face, and what can be done with them. Pure functions: no input is changed."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
 SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}  # None: the config's
 SEMANTIC_FIELDS = tuple(SEMANTIC_WIDTHS)
+IDENTITY_EXTRAS = ("norm", "picture", "blank")
 
 
 @dataclass(frozen=True)
@@ -20,22 +22,45 @@ class EncoderId:
     name: str
     sha256: str
 
+    def __str__(self):
+        if self == public_encoder(self.name):
+            return f"the public encoder {self.name!r}"
+        return f"DSID {self.name!r} ({self.sha256[:8]})"
+
+
+def public_encoder(name: str) -> EncoderId:
+    """An encoder of others, known by its name alone (insightface's "buffalo_l", say): its weights are the user's own copy."""
+    return EncoderId(name, hashlib.sha256(f"public encoder {name}".encode()).hexdigest())
+
 
 @dataclass(frozen=True, eq=False)
 class Identity:
     """Who: embedding (B, D) of unit norm, one row per person or photo.
 
+    Public recognisers give more, which some imported streams read: norm (B, 1), the length that the embedding had;
+    picture (B, N * D), a CLIP image encoder's N patches of the face; blank (B, N * D), the same of an empty picture.
     Raises ValueError for another shape, an integer dtype, values that are not finite, or rows of another norm.
     """
 
     embedding: Tensor
     encoder: EncoderId
+    norm: Tensor | None = None
+    picture: Tensor | None = None
+    blank: Tensor | None = None
 
     def __post_init__(self):
         _require_rows("embedding", self.embedding, None)
+        for name, value in self.extras().items():
+            _require_rows(name, value, 1 if name == "norm" else None)
+            if len(value) != len(self.embedding):
+                raise ValueError(f"{name} has {len(value)} rows for {len(self.embedding)} embeddings; give one per embedding")
         norm = torch.linalg.vector_norm(self.embedding.float(), dim=-1)
         if (norm - 1).abs().max() > NORM_TOLERANCE:
             raise ValueError(f"embedding has norms from {norm.min():.3g} to {norm.max():.3g}, expected 1; normalise it")
+
+    def extras(self) -> dict[str, Tensor]:
+        """The optional parts that are there."""
+        return {name: value for name in IDENTITY_EXTRAS if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +93,8 @@ def require_same_encoder(*codes: Identity | Semantics) -> EncoderId:
     for code in codes[1:]:
         if code.encoder.sha256 != first.sha256:
             raise ValueError(
-                f"these codes come from different encoders, {first.name!r} ({first.sha256[:8]}) and "
-                f"{code.encoder.name!r} ({code.encoder.sha256[:8]}), and cannot be mixed; encode both with one DSID"
+                f"these codes come from different encoders, {first} and {code.encoder}, and cannot be mixed; "
+                f"encode both with one"
             )
     return first
 
@@ -91,7 +116,8 @@ def require_aligned(identity: Identity, semantics: Semantics) -> int:
 def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
     """From a (factor 0) to b (factor 1) along the great circle, and beyond. Batches: equal, or one of them 1.
 
-    Opposite embeddings have no shortest way; then the way leads over the axis that a uses least.
+    Opposite embeddings have no shortest way; then the way leads over the axis that a uses least. What both have beside
+    the embedding goes straight from one to the other.
     """
     encoder = require_same_encoder(a, b)
     start, end = _align(a.embedding, b.embedding)
@@ -102,15 +128,18 @@ def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
     spare = _reject(F.one_hot(start.abs().argmin(-1), start.shape[-1]).to(start), start)
     direction = F.normalize(torch.where(sine > 1e-6, across, spare), dim=-1)
     blended = F.normalize(angle.cos() * start + angle.sin() * direction, dim=-1)
-    return Identity(blended.to(a.embedding.dtype), encoder)
+    extras = {name: torch.lerp(*_align(a.extras()[name], b.extras()[name]), factor) for name in a.extras().keys() & b.extras()}
+    return Identity(blended.to(a.embedding.dtype), encoder, **extras)
 
 
 def average_identities(identity: Identity) -> Identity:
-    """All rows, photos of one person -> their mean direction, batch 1. Raises ValueError when they cancel out."""
+    """All rows, photos of one person -> their mean direction and mean extras, batch 1. Raises ValueError when they cancel
+    out."""
     mean = identity.embedding.float().mean(dim=0, keepdim=True)
     if torch.linalg.vector_norm(mean) < 1e-3:
         raise ValueError(f"these {len(identity.embedding)} identities cancel out; average photos of one person")
-    return Identity(F.normalize(mean, dim=-1).to(identity.embedding.dtype), identity.encoder)
+    extras = {name: value.mean(dim=0, keepdim=True) for name, value in identity.extras().items()}
+    return Identity(F.normalize(mean, dim=-1).to(identity.embedding.dtype), identity.encoder, **extras)
 
 
 def combine_semantics(expression_from: Semantics, pose_from: Semantics) -> Semantics:

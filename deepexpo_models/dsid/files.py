@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from ..weights import Header, build_module, load_tensors, save_tensors, tensors_sha256
-from .codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics
+from .codes import IDENTITY_EXTRAS, SEMANTIC_FIELDS, EncoderId, Identity, Semantics
 from .config import DSIDConfig
 from .model import DSID
 
@@ -50,14 +50,15 @@ def load_dsid(path: Path, operations=nn) -> DSID:
 
 
 def save_identity(path: Path, identity: Identity) -> None:
-    """Write (B, D) identity codes with the name and hash of their encoder."""
-    _save_code(path, "identity", {"identity": identity.embedding}, identity.encoder)
+    """Write (B, D) identity codes, and what they have beside the embedding, with the name and hash of their encoder."""
+    _save_code(path, "identity", {"identity": identity.embedding, **identity.extras()}, identity.encoder)
 
 
 def load_identity(path: Path) -> Identity:
     """Read identity codes. Raises ValueError, in one sentence, for any other or damaged file."""
     header, tensors = load_tensors(path, "identity")
-    return _code(header, lambda encoder: Identity(tensors["identity"], encoder))
+    extras = {name: tensors[name] for name in IDENTITY_EXTRAS if name in tensors}
+    return _code(header, lambda encoder: Identity(tensors["identity"], encoder, **extras))
 
 
 def save_semantics(path: Path, semantics: Semantics) -> None:

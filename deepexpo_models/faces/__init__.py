@@ -3,11 +3,13 @@
 from .crop import CropTransform, FaceCrops, crop_face, crop_faces, points_in_crop
 from .detectors import DETECTORS, DetectorUnavailable, Face
 from .find import CHOICES, ORDERS, FoundFaces, find_faces, order_faces, select_face
+from .recognisers import RECOGNISERS, open_recogniser
 
 __all__ = [
     "CHOICES",
     "DETECTORS",
     "ORDERS",
+    "RECOGNISERS",
     "CropTransform",
     "DetectorUnavailable",
     "Face",
@@ -16,6 +18,7 @@ __all__ = [
     "crop_face",
     "crop_faces",
     "find_faces",
+    "open_recogniser",
     "order_faces",
     "points_in_crop",
     "select_face",

@@ -56,47 +56,54 @@ Detector = Callable[[Tensor], list[Face]]
 
 def open_insightface(root: Path | None) -> Detector:
     """root: ComfyUI's models/insightface, which holds models/<pack>/*.onnx."""
+    analysis = open_pack(root, None, ["detection"])
+    return lambda image: [_face(found) for found in analyse(analysis, comfy_to_bgr(image))]
+
+
+def open_pack(root: Path | None, name: str | None, modules: list[str]):
+    """insightface's analysis of some kinds ("detection", "recognition") with the pack of that name, or the preferred one;
+    raises DetectorUnavailable. Nothing is downloaded."""
     with optional("insightface"):
         from insightface.app import FaceAnalysis
-    pack = find_pack(root)
+    pack = find_pack(root, name)
     try:
         # An absolute path as the name: insightface 2.x looks for a plain name in the working directory first.
-        analysis = FaceAnalysis(
-            name=str(pack), root=str(root), allowed_modules=["detection"], providers=["CPUExecutionProvider"]
-        )
+        return FaceAnalysis(name=str(pack), root=str(root), allowed_modules=modules, providers=["CPUExecutionProvider"])
     except Exception as error:  # a damaged file ends in onnxruntime's own exceptions, a pack without detector in assert
         raise DetectorUnavailable(f"the model pack {pack.name} cannot be loaded ({_short(error)})") from error
-    return lambda image: _detect_insightface(analysis, comfy_to_bgr(image))
 
 
-def find_pack(root: Path | None) -> Path:
-    """The folder of the preferred installed model pack; raises DetectorUnavailable."""
+def find_pack(root: Path | None, name: str | None = None) -> Path:
+    """The folder of that installed model pack, or of the preferred one; raises DetectorUnavailable."""
     if root is None:
         raise DetectorUnavailable("no folder for its model packs was given")
     packs = {path.parent.name: path.parent for path in sorted(Path(root).resolve().glob("models/*/*.onnx"))}
-    for name in (*PACKS, *packs):
-        if name in packs:
-            return packs[name]
+    for wanted in (name,) if name else (*PACKS, *packs):
+        if wanted in packs:
+            return packs[wanted]
+    what = f"the model pack {name} is not" if name else "no model pack is"
     raise DetectorUnavailable(
-        f"no model pack is in {Path(root, 'models')}; put one there, its .onnx files right in a folder like {PACKS[0]}"
+        f"{what} in {Path(root, 'models')}; put one there, its .onnx files right in a folder like {name or PACKS[0]}"
     )
 
 
-def _detect_insightface(analysis, bgr: np.ndarray) -> list[Face]:
+def analyse(analysis, bgr: np.ndarray) -> list:
+    """What insightface finds in a picture (H, W, 3), uint8, BGR. A face that fills it is found at a smaller size only."""
     for size in INSIGHTFACE_SIZES:
         analysis.prepare(ctx_id=-1, det_size=(size, size))
         found = analysis.get(bgr)
         if found:
             break
-    return [
-        Face(
-            box=tuple(float(edge) for edge in face.bbox),
-            points=None if face.kps is None else np.array(face.kps, dtype=np.float64),
-            score=float(face.det_score),
-            detector="insightface",
-        )
-        for face in found
-    ]
+    return found
+
+
+def _face(found) -> Face:
+    return Face(
+        box=tuple(float(edge) for edge in found.bbox),
+        points=None if found.kps is None else np.array(found.kps, dtype=np.float64),
+        score=float(found.det_score),
+        detector="insightface",
+    )
 
 
 def open_opencv(root: Path | None) -> Detector:

@@ -2,24 +2,38 @@
 
 from dataclasses import asdict, dataclass
 
-from ..dsid.codes import SEMANTIC_WIDTHS, EncoderId
+from ..dsid.codes import SEMANTIC_WIDTHS, EncoderId, public_encoder
 from ..dsid.config import DSIDConfig
 from .fusion import FUSIONS
+from .projectors import PROJECTORS
 from .sites import FAMILIES, UNetShape
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """One stream: the code fields it reads (see `codes.stream_codes`), their width in all, and its tokens (N, width)."""
+    """One stream: the code fields it reads (see `codes.stream_codes`), their width in all, and its tokens (N, width).
+
+    projector: key of PROJECTORS, whose sizes are hidden_width and, where it has perceiver layers, depth and head_width;
+    picture: patches and their width, where it looks at one; face_model: the public encoder (see `dsid.codes`) whose codes
+    it reads, "" for the MEAF's own DSID.
+    """
 
     inputs: tuple[str, ...]
     input_width: int
     hidden_width: int
     tokens: int
     token_width: int
+    projector: str = "mlp"
+    depth: int = 0
+    head_width: int = 0
+    picture: tuple[int, int] = (0, 0)
+    face_model: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "picture", tuple(self.picture))
+        if self.projector not in PROJECTORS:
+            raise ValueError(f"unknown projector {self.projector!r}; known: {', '.join(PROJECTORS)}")
         for field in ("input_width", "hidden_width", "tokens", "token_width"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} of a stream is {getattr(self, field)}; it must be at least 1")
@@ -30,7 +44,7 @@ class MEAFConfig:
     """What a MEAF is built from.
 
     name: shown in errors; base: label of the base family; unet: that family's shape; fusion: key of FUSIONS;
-    streams: stream name -> its config; encoder: the DSID whose codes it was trained on.
+    streams: stream name -> its config; encoder: the DSID whose codes it was trained on, for streams that name no other.
     """
 
     name: str
@@ -47,6 +61,11 @@ class MEAFConfig:
             raise ValueError("a MEAF needs at least one stream")
         if self.base in FAMILIES and self.unet != FAMILIES[self.base]:
             raise ValueError(f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own")
+
+    def encoder_of(self, stream: str) -> EncoderId:
+        """Whose codes a stream reads."""
+        face_model = self.streams[stream].face_model
+        return public_encoder(face_model) if face_model else self.encoder
 
     def to_dict(self) -> dict:
         """JSON-ready; the inverse of `from_dict`."""

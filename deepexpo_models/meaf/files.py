@@ -5,13 +5,14 @@ from pathlib import Path
 from torch import nn
 
 from ..weights import build_module, load_tensors, save_tensors
-from .config import MEAFConfig
+from .config import MEAFConfig, StreamConfig
 from .model import MEAF
 
 
 def save_meaf(path: Path, meaf: MEAF) -> None:
     """Write config and weights, in their present dtypes, to one safetensors file."""
     config = meaf.config
+    imported = [stream for stream in config.streams.values() if stream.face_model]
     save_tensors(
         path,
         "meaf",
@@ -21,6 +22,7 @@ def save_meaf(path: Path, meaf: MEAF) -> None:
         base=config.base,
         encoder_name=config.encoder.name,
         encoder_sha256=config.encoder.sha256,
+        **(face_metadata(imported[0]) if imported else {}),
     )
 
 
@@ -32,3 +34,12 @@ def load_meaf(path: Path, operations=nn) -> MEAF:
     except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
     return build_module(lambda layers: MEAF(config, layers), operations, header, tensors)
+
+
+def face_metadata(stream: StreamConfig) -> dict[str, str]:
+    """For people and other programs; we read the config."""
+    return {
+        "face_model": stream.face_model,
+        "normalise": str("identity" in stream.inputs).lower(),
+        "num_tokens": str(stream.tokens),
+    }

@@ -12,24 +12,8 @@ from torch import Tensor, nn
 
 from .config import MEAFConfig, StreamConfig
 from .fusion import SiteTokens
+from .projectors import PROJECTORS
 from .sites import unet_sites
-
-
-class TokenProjection(nn.Module):
-    """A code (B, input_width) -> tokens (B, N, token_width): a two-layer MLP and a layer norm."""
-
-    def __init__(self, config: StreamConfig, operations=nn):
-        super().__init__()
-        self.config = config
-        self.proj = nn.Sequential(
-            operations.Linear(config.input_width, config.hidden_width),
-            nn.GELU(),
-            operations.Linear(config.hidden_width, config.tokens * config.token_width),
-        )
-        self.norm = operations.LayerNorm(config.token_width)
-
-    def forward(self, code: Tensor) -> Tensor:
-        return self.norm(self.proj(code).unflatten(-1, (self.config.tokens, self.config.token_width)))
 
 
 class SiteAttention(nn.Module):
@@ -55,11 +39,16 @@ class Stream(nn.Module):
 
     def __init__(self, config: StreamConfig, sites: dict[str, int], operations=nn):
         super().__init__()
-        self.projection = TokenProjection(config, operations)
+        self.projection = PROJECTORS[config.projector](config, operations)
         self.null_tokens = nn.Parameter(torch.zeros(config.tokens, config.token_width))
         self.sites = nn.Module()
         for path, channels in sites.items():
             _add_at_path(self.sites, path, SiteAttention(config.token_width, channels, operations))
+
+    def null(self, code: Tensor | None) -> Tensor:
+        """The tokens (1, N, token_width) of "no code" beside this code (B, input_width)."""
+        null_code = None if code is None else self.projection.null_code(code)
+        return self.null_tokens[None] if null_code is None else self.projection(null_code)
 
 
 class MEAF(nn.Module):
@@ -78,9 +67,12 @@ class MEAF(nn.Module):
         """code (B, input_width) -> tokens (B, N, token_width)."""
         return self.streams[stream].projection(code)
 
-    def null_tokens(self, stream: str) -> Tensor:
-        """The tokens of "no code": (1, N, token_width). Used on the negative side and for dropped conditions."""
-        return self.streams[stream].null_tokens[None]
+    def null_tokens(self, stream: str, code: Tensor | None = None) -> Tensor:
+        """The tokens of "no code": (1, N, token_width). Used on the negative side and for dropped conditions.
+
+        code (B, input_width): the one on the positive side, which some imported streams ask (see `projectors`).
+        """
+        return self.streams[stream].null(code)
 
     def project(self, stream: str, site: str, tokens: Tensor) -> SiteTokens:
         """Keys and gated values of a stream's tokens at one layer, named by its diffusers path."""

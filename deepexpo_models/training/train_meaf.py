@@ -5,7 +5,7 @@ frozen.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from ..dsid import DSID, load_dsid
 from ..dsid.losses import Perceptual
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
 from ..image import resize
-from ..meaf import MEAF, light_config, load_meaf, save_meaf
+from ..meaf import MEAF, MEAFConfig, light_config, load_meaf, save_meaf
 from ..meaf.diffusers_host import AttachedMEAF
 from ..meaf.fusion import FUSIONS
 from ..muon import Muon, split_parameters
@@ -46,7 +46,7 @@ class MEAFSettings(RunSettings):
     stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
     without_target: float = option(0.2, "clips: share of samples with another person's reference; needs --image-rows")
     name: str = option("meaf", "name in the released file")
-    init: str = option("", "a MEAF file to start from")
+    init: str = option("", "a MEAF file to start from, an imported one too; streams that it lacks are new")
     freeze: tuple[str, ...] = option((), "streams that keep the weights of --init")
     fusion: str = option("tokens", "how a stream is fused; paper is the printed formula", choices=tuple(FUSIONS), fixed=True)
     expression_width: int = option(512, "width of the expression tokens", fixed=True)
@@ -116,12 +116,14 @@ def train(settings: MEAFSettings) -> Path | None:
 
 
 class MEAFStep(nn.Module):
-    """forward(batch, generator) -> named loss terms. Only MEAF's weights learn."""
+    """forward(batch, generator) -> named loss terms. Only MEAF's weights learn; a stream that reads another encoder's codes
+    than the DSID's rests."""
 
     def __init__(self, meaf: MEAF, base: Base, dsid: DSID, settings: MEAFSettings):
         super().__init__()
         self.meaf, self.settings = meaf, settings
         self._frozen = (base, dsid)  # in a tuple: no part of this module's parameters
+        self.streams = {name: stream for name, stream in meaf.config.streams.items() if not stream.face_model}
         self.perceptual = (Perceptual(settings.vgg),) if settings.vgg else ()
         self.snr_weights = min_snr_weights(base.schedule.alphas_cumprod, base.prediction, settings.snr_gamma)
 
@@ -130,11 +132,11 @@ class MEAFStep(nn.Module):
         clean = batch.latents.to(next(self.meaf.parameters()).device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         times = sample_times(len(clean), generator, self.settings.late_share).to(clean.device)
-        kept = drops(len(clean), tuple(self.meaf.streams), self.settings, generator)
+        kept = drops(len(clean), tuple(self.streams), self.settings, generator)
         text = base.text([sentence if keep else "" for sentence, keep in zip(batch.captions, kept["text"])])
         noisy = base.schedule.add_noise(clean, noise, times)
         with AttachedMEAF(base.unet, self.meaf) as attached:
-            attached.condition(self._tokens(batch, kept, clean.device), dict.fromkeys(self.meaf.streams, 1.0))
+            attached.condition(self._tokens(batch, kept, clean.device), dict.fromkeys(self.streams, 1.0))
             found = base.unet(noisy, times, **text).sample.float()
         weights = 1 + self.settings.face_weight * batch.face + self.settings.region_weight * batch.region
         weights = (weights / weights.mean((1, 2, 3), keepdim=True)).to(clean)
@@ -147,17 +149,17 @@ class MEAFStep(nn.Module):
             moved = (found - own).square() * (1 - batch.face.to(clean)) * (1 - known)[:, None, None, None]
             terms["prior"] = moved.mean()
         if self.settings.image_rows:
-            whole = torch.stack([kept[name] for name in self.meaf.streams]).all(0)
+            whole = torch.stack([kept[name] for name in self.streams]).all(0)
             rows = whole.nonzero().flatten()[: self.settings.image_rows].to(clean.device)
             terms |= self._picture_terms(batch, base.clean(found[rows], noisy[rows], times[rows]), times[rows], rows)
         return terms
 
     def _tokens(self, batch: MEAFBatch, kept: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         tokens = {}
-        for name, stream in self.meaf.config.streams.items():
+        for name, stream in self.streams.items():
             code = torch.cat([batch.codes[field] for field in stream.inputs], dim=-1).to(device)
             there = kept[name].to(device)[:, None, None]
-            tokens[name] = torch.where(there, self.meaf.tokens(name, code), self.meaf.null_tokens(name))
+            tokens[name] = torch.where(there, self.meaf.tokens(name, code), self.meaf.null_tokens(name, code))
         return tokens
 
     def _picture_terms(self, batch: MEAFBatch, clean: Tensor, times: Tensor, rows: Tensor) -> dict[str, Tensor]:
@@ -171,10 +173,11 @@ class MEAFStep(nn.Module):
         semantics = dsid.encode_semantics(pictures)
         turn = geodesic_angle(*[rotation_to_matrix(code["rotation"].float()) for code in (semantics, codes)])
         each = {
-            "identity": 1 - (dsid.encode_identity(pictures) * codes["identity"]).sum(-1),
             "expression": (semantics["expression"] - codes["expression"]).square().mean(-1),
             "pose": turn.flatten(),
         }
+        if "identity" in self.streams:
+            each["identity"] = 1 - (dsid.encode_identity(pictures) * codes["identity"]).sum(-1)
         target = batch.images[rows.cpu()].to(clean)
         same = batch.has_target[rows.cpu()].to(clean)
         each["mse"] = (pictures - target).square().mean((1, 2, 3)) * same
@@ -215,15 +218,36 @@ def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
 
 
 def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
-    if settings.init:
-        meaf = load_meaf(Path(settings.init)).float().requires_grad_(True)
-        for name in settings.freeze:
-            if name not in meaf.streams:
-                raise ValueError(f"{settings.init} has no stream {name!r} to freeze; it has {', '.join(meaf.streams)}")
-            meaf.streams[name].requires_grad_(False)
-        return meaf
     widths = {"expression_width": settings.expression_width, "pose_width": settings.pose_width}
-    return MEAF(light_config(settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion, **widths))
+    fresh = light_config(settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion, **widths)
+    if not settings.init:
+        return MEAF(fresh)
+    meaf = _completed(load_meaf(Path(settings.init)).float().requires_grad_(True), fresh)
+    for name in settings.freeze:
+        if name not in meaf.streams:
+            raise ValueError(f"{settings.init} has no stream {name!r} to freeze; it has {', '.join(meaf.streams)}")
+        meaf.streams[name].requires_grad_(False)
+    for name, stream in meaf.config.streams.items():
+        if stream.face_model and name not in settings.freeze:
+            raise ValueError(
+                f"the {name} stream of {settings.init} reads the codes of {meaf.config.encoder_of(name)}, "
+                f"which a DSID does not make; keep it as it is with --freeze {name}"
+            )
+    return meaf
+
+
+def _completed(given: MEAF, fresh: MEAFConfig) -> MEAF:
+    """The MEAF with new streams for those that it lacks; an imported one has but its own."""
+    config = given.config
+    if fresh.streams.keys() <= config.streams.keys():
+        return given
+    own = [name for name, stream in config.streams.items() if not stream.face_model]
+    if own and config.encoder != fresh.encoder:
+        raise ValueError(f"the {own[0]} stream of MEAF {config.name!r} was trained on {config.encoder}; give that as --dsid")
+    streams = {**fresh.streams, **config.streams}
+    meaf = MEAF(replace(config, name=fresh.name, streams=streams, encoder=fresh.encoder))
+    meaf.streams.update(given.streams)
+    return meaf
 
 
 def _optimizer(meaf: MEAF, settings: MEAFSettings) -> torch.optim.Optimizer:

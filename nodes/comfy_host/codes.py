@@ -1,5 +1,6 @@
 """Pictures to codes and back, on ComfyUI's devices."""
 
+import torch
 from torch import Tensor
 
 from ...deepexpo_models.dsid import (
@@ -7,10 +8,13 @@ from ...deepexpo_models.dsid import (
     Identity,
     Semantics,
     average_identities,
+    public_encoder,
     require_aligned,
     require_same_encoder,
 )
+from ...deepexpo_models.faces import open_recogniser
 from ...deepexpo_models.image import comfy_to_model, model_to_comfy, resize
+from .folders import insightface_root
 from .memory import LoadedDSID, run_in_batches
 
 
@@ -18,6 +22,28 @@ def encode_identity(dsid: LoadedDSID, image: Tensor) -> Identity:
     """image (B, H, W, 3) in [0, 1], face crops of one person -> one identity, the mean of the pictures' codes."""
     codes = run_in_batches(dsid, lambda model, x: {"identity": model.encode_identity(x)}, _crops(dsid, image))
     return average_identities(Identity(codes["identity"], dsid.encoder))
+
+
+def recognise_identity(recogniser: str, image: Tensor, clip_vision=None) -> Identity:
+    """image (B, H, W, 3) in [0, 1], photos of one person -> one identity in a public recogniser's space.
+
+    clip_vision: ComfyUI's CLIP_VISION, for streams that look at the face too. Raises ValueError, in one sentence, for a
+    recogniser that is not installed and for a picture without a face.
+    """
+    faces = open_recogniser(recogniser, insightface_root())(image)
+    norm = torch.linalg.vector_norm(faces.embeddings, dim=-1, keepdim=True)
+    seen = {} if clip_vision is None else _patches(clip_vision, faces.aligned)
+    return average_identities(Identity(faces.embeddings / norm, public_encoder(recogniser), norm, **seen))
+
+
+def _patches(clip_vision, pictures: Tensor) -> dict[str, Tensor]:
+    """Pictures (B, H, W, 3) in [0, 1] -> CLIP's hidden_states[-2], (B, N * D), of them and of a blank: zeros where the
+    normalised pixels would be, as IP-Adapter's unconditional has it, which no picture can give exactly."""
+    picture = clip_vision.encode_image(pictures)["penultimate_hidden_states"].float().flatten(1)
+    size = clip_vision.image_size
+    pixels = torch.zeros(1, 3, size, size, device=clip_vision.load_device)
+    blank = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[1].to(picture).flatten(1)
+    return {"picture": picture, "blank": blank.expand(len(picture), -1)}
 
 
 def encode_semantics(dsid: LoadedDSID, image: Tensor) -> Semantics:

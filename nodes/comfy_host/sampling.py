@@ -133,8 +133,8 @@ class SamplingRun:
     def _role_tokens(self, stream: PatchStream, role: str, query: Tensor) -> Tensor:
         key = (stream, role, query.device, query.dtype)
         if key not in self._tokens:
-            null = stream.meaf.null_tokens(stream.name)
-            self._tokens[key] = stream.meaf.tokens(stream.name, stream.codes.to(query)) if role == "cond" else null.to(query)
+            tokens = stream.meaf.tokens if role == "cond" else stream.meaf.null_tokens
+            self._tokens[key] = tokens(stream.name, stream.codes.to(query)).to(query)
         return self._tokens[key]
 
     def _mask(self, stream: PatchStream, query: Tensor, size: tuple[int, int], roles, rows) -> Tensor | None:

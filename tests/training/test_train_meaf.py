@@ -2,15 +2,19 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import public_adapters as published
 from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
-from deepexpo_models.dsid import CONFIGS, DSID, encoder_id, load_dsid, save_dsid
+from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
 from deepexpo_models.evaluation.judges import Judge, JudgeConfig, save_judge
-from deepexpo_models.meaf import load_meaf
+from deepexpo_models.importers import KINDS, PublicFile, convert, recognise
+from deepexpo_models.importers.sites import cross_attentions
+from deepexpo_models.meaf import load_meaf, save_meaf, stream_codes, unet_sites
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
 from deepexpo_models.training import ablation
@@ -84,6 +88,42 @@ def test_frozen_streams_keep_their_weights(parts, tmp_path):
     same = {name: torch.equal(before[name], second[name]) for name in before}
     assert all(equal for name, equal in same.items() if name.startswith("streams.identity."))
     assert not all(equal for name, equal in same.items() if name.startswith("streams.pose."))
+
+
+@pytest.fixture(scope="module")
+def imported(parts) -> Path:
+    """A FaceID adapter for the tiny base, through the importer."""
+    shape = load_base(str(parts / "base.safetensors"), torch.device("cpu")).shape
+    channels = unet_sites(shape)
+    numbers = {n: (path.removesuffix(".attn2"), channels[path]) for n, path in cross_attentions(shape).items()}
+    width = shape.context_width
+    file = published.random_file(published.adapter_shapes(numbers, width, published.mlp(width), lora=True), dtype=torch.float16)
+    found = PublicFile(Path("faceid.bin"), {name: tuple(x.shape) for name, x in file.items()}, file)
+    tiny = {"faceid": replace(KINDS["faceid"], bases=("starter",))}
+    path = parts / "imported.safetensors"
+    save_meaf(path, convert(recognise(found, "faceid", tiny, {"starter": shape}), file, "faceid-starter"))
+    return path
+
+
+def test_semantic_streams_are_trained_beside_an_imported_identity(parts, imported, tmp_path):
+    path = train(settings(parts, tmp_path, init=str(imported), freeze=("identity",), name="both", image_rows=2))
+    meaf, before, after = load_meaf(path), weights(imported), weights(path)
+    assert all(torch.equal(before[name], after[name]) for name in before), "the imported stream is what it was"
+    for stream in ("expression", "pose"):
+        gates = [x for name, x in after.items() if name.startswith(f"streams.{stream}.") and name.endswith("gate")]
+        assert gates and all(gate.abs() > 0 for gate in gates)
+    dsid = load_dsid(parts / "dsid.safetensors")
+    assert meaf.config.name == "both" and meaf.config.encoder == dsid.encoder
+    face = Identity(torch.eye(512)[:1], public_encoder("buffalo_l"))
+    codes = dsid.float().encode_semantics(torch.zeros(1, 3, 128, 128))
+    assert set(stream_codes(meaf.config, face, Semantics(**codes, encoder=dsid.encoder))) == {"identity", "expression", "pose"}
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all("identity" not in line for line in lines), "no loss asks the semantic streams for the person"
+
+
+def test_an_imported_stream_must_be_frozen(parts, imported, tmp_path):
+    with pytest.raises(ValueError, match=r"public encoder 'buffalo_l', which a DSID does not make; .* --freeze identity"):
+        train(settings(parts, tmp_path, init=str(imported)))
 
 
 def test_the_printed_formula_and_picture_losses_run(parts, tmp_path):

@@ -18,6 +18,7 @@ from deepexpo_models.dsid import (
     geodesic_angle,
     matrix_to_euler,
     matrix_to_rotation,
+    public_encoder,
     require_same_encoder,
     rotation_to_matrix,
 )
@@ -203,7 +204,7 @@ def test_blending_a_batch_equals_blending_its_rows():
     ],
 )
 def test_codes_of_two_encoders_are_refused_by_both_names(mix):
-    with pytest.raises(ValueError, match=r"'one' \(11111111\) and 'other' \(22222222\)"):
+    with pytest.raises(ValueError, match=r"DSID 'one' \(11111111\) and DSID 'other' \(22222222\)"):
         mix()
 
 
@@ -222,3 +223,31 @@ def test_inputs_are_left_as_they_were():
     blend_identities(*people, 0.4)
     average_identities(people[0])
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
+
+
+def public(seed: int, batch: int = 1) -> Identity:
+    embedding = make_identity(batch, seed).embedding
+    norm = torch.full((batch, 1), 20.0 + seed)
+    picture = torch.full((batch, 6), float(seed))
+    return Identity(embedding, public_encoder("buffalo_l"), norm, picture, torch.zeros(batch, 6))
+
+
+def test_what_a_recogniser_gives_beside_the_embedding_is_averaged_and_blended():
+    two = public(1, batch=2)
+    mean = average_identities(replace(two, norm=torch.tensor([[10.0], [30.0]])))
+    assert mean.norm.item() == 20 and mean.picture.shape == mean.blank.shape == (1, 6)
+    half = blend_identities(public(1), public(3, batch=2), 0.5)
+    assert half.norm.tolist() == [[22.0], [22.0]] and torch.equal(half.picture, torch.full((2, 6), 2.0))
+    bare = Identity(public(2).embedding, public_encoder("buffalo_l"))
+    assert blend_identities(public(1), bare, 0.5).extras() == {}
+
+
+def test_public_encoders_differ_by_name_and_from_any_dsid():
+    assert public_encoder("buffalo_l") == public_encoder("buffalo_l") != public_encoder("antelopev2")
+    with pytest.raises(ValueError, match=r"DSID 'one' \(11111111\) and the public encoder 'buffalo_l'"):
+        blend_identities(make_identity(1), public(1), 0.5)
+
+
+def test_extras_need_a_row_per_embedding():
+    with pytest.raises(ValueError, match="norm has 2 rows for 1 embeddings"):
+        replace(public(1), norm=torch.ones(2, 1))

@@ -15,10 +15,12 @@ from deepexpo_models.faces import (
     crop_face,
     crop_faces,
     find_faces,
+    open_recogniser,
     order_faces,
     points_in_crop,
     select_face,
 )
+from insightface_pack import embed, write_pack
 
 ASTRONAUT = (178, 68, 273, 163)  # left, top, right, bottom of her face, drawn by hand
 
@@ -196,50 +198,9 @@ def test_opencv_without_cascades_gives_way_to_scikit_image(astronaut, monkeypatc
 # insightface itself, on a detector that sees a face in the corner of every red picture
 
 
-def save_red_detector(path) -> None:
-    """An SCRFD-shaped network (9 outputs, 64 x 64): the score of its first anchor is the mean of the red channel."""
-    onnx = pytest.importorskip("onnx")
-    make, numpy_helper = onnx.helper, onnx.numpy_helper
-    anchors = {8: 128, 16: 32, 32: 8}  # stride -> two per place
-    box, points = (-1, -1, 5, 6), (2, 3, 4, 3, 3, 4, 2, 5, 4, 5)  # in strides from the corner
-    first = np.zeros((128, 1), np.float32)
-    first[0] = 1
-    constants = {"red": np.array([0]), "first": first, "half": np.float32(0.5)}
-    for stride, count in anchors.items():
-        constants |= {
-            f"score{stride}": np.zeros((count, 1), np.float32),
-            f"box{stride}": np.tile(np.float32(box), (count, 1)),
-            f"points{stride}": np.tile(np.float32(points), (count, 1)),
-        }
-    del constants["score8"]
-    nodes = [
-        make.make_node("Gather", ["input", "red"], ["channel"], axis=1),  # insightface hands RGB to its networks
-        make.make_node("ReduceMean", ["channel"], ["mean"], keepdims=0),
-        make.make_node("Mul", ["mean", "half"], ["scaled"]),
-        make.make_node("Add", ["scaled", "half"], ["score"]),  # about 1 for red, 0 without red
-        make.make_node("Mul", ["first", "score"], ["score8"]),
-    ]
-    names = [f"{kind}{stride}" for kind in ("score", "box", "points") for stride in anchors]
-    widths = {"score": 1, "box": 4, "points": 10}
-    nodes += [make.make_node("Identity", [name], [f"{name}_out"]) for name in names]
-    real = onnx.TensorProto.FLOAT
-    shapes = {name: (anchors[int(name.lstrip("scorebxpint"))], widths[name.rstrip("0123456789")]) for name in names}
-    graph = make.make_graph(
-        nodes,
-        "red detector",
-        [make.make_tensor_value_info("input", real, (1, 3, 64, 64))],
-        [make.make_tensor_value_info(f"{name}_out", real, shapes[name]) for name in names],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    path.parent.mkdir(parents=True)
-    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8), path)
-
-
 @pytest.fixture
 def red_pack(tmp_path):
-    pytest.importorskip("insightface")
-    save_red_detector(tmp_path / "models" / "buffalo_l" / "det.onnx")
-    return tmp_path
+    return write_pack(tmp_path, "buffalo_l")
 
 
 def test_insightface_gives_boxes_points_and_scores(red_pack):
@@ -268,6 +229,40 @@ def test_insightface_without_a_usable_pack_never_downloads(tmp_path, monkeypatch
     (tmp_path / "models" / "antelopev2" / "det.onnx").write_bytes(b"truncated")
     with pytest.raises(ValueError, match="model pack antelopev2 cannot be loaded"):
         find_faces(noise(40, 60, 3), "insightface", insightface_root=tmp_path)
+
+
+def red_and(noise: torch.Tensor) -> torch.Tensor:
+    """(128, 128, 3): red enough for the red detector, with something to recognise."""
+    return torch.stack([0.8 + 0.2 * noise, noise, noise.flip(0)], dim=-1)
+
+
+def test_the_recogniser_gives_raw_embeddings_of_the_aligned_face(red_pack):
+    pictures = torch.stack([red_and(noise(128, 128)), red_and(noise(128, 128).T)])
+    found = open_recogniser("buffalo_l", red_pack)(pictures)
+    expected = np.stack([embed(picture.numpy()) for picture in pictures])
+    np.testing.assert_allclose(found.embeddings.numpy(), expected, atol=1e-4)
+    assert (found.embeddings.norm(dim=-1) > 2).all(), "not normalised"
+    assert found.aligned.shape == (2, 224, 224, 3) and found.aligned[..., 0].mean() > found.aligned[..., 1].mean()
+
+
+def test_a_recogniser_that_is_not_there_is_refused_by_name(red_pack, tmp_path):
+    with pytest.raises(ValueError, match=r"recogniser antelopev2 cannot be used: the model pack antelopev2 is not in .*models"):
+        open_recogniser("antelopev2", red_pack)
+    pack = red_pack / "models" / "buffalo_l"
+    (pack / "w600k_r50.onnx").rename(pack / "arcface.onnx")
+    with pytest.raises(ValueError, match=r"holds the recogniser arcface\.onnx instead of w600k_r50\.onnx"):
+        open_recogniser("buffalo_l", red_pack)
+    (pack / "arcface.onnx").unlink()
+    with pytest.raises(ValueError, match="the model pack buffalo_l holds no recogniser"):
+        open_recogniser("buffalo_l", red_pack)
+    with pytest.raises(ValueError, match="unknown face recogniser 'dlib'; known: buffalo_l, antelopev2"):
+        open_recogniser("dlib", red_pack)
+
+
+def test_a_picture_without_a_face_is_not_recognised(red_pack):
+    blue = torch.tensor([0, 0, 1.0]).expand(1, 128, 128, 3)
+    with pytest.raises(ValueError, match="no face found in image 1 of 1"):
+        open_recogniser("buffalo_l", red_pack)(blue)
 
 
 # Ordering and choosing

@@ -71,7 +71,7 @@ def test_comfyui_internals_are_imported_in_one_place(path):
 def test_importing_the_library_is_light():
     """Neither training nor optional packages are loaded with what the nodes use."""
     code = (
-        "import sys, json, deepexpo_models.dsid, deepexpo_models.meaf, deepexpo_models.faces;"
+        "import sys, json, deepexpo_models.dsid, deepexpo_models.meaf, deepexpo_models.faces, deepexpo_models.importers;"
         "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)

@@ -1,0 +1,168 @@
+"""From a code to a stream's tokens. `mlp` is MEAF's own; the others run the projectors of imported public adapters, and have
+their weight names.
+
+Every projector is a module: code (B, input_width) -> tokens (B, N, token_width). `null_code` is the code whose tokens stand
+for "no code" where they depend on the code given; None where the stream's null tokens do.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .config import StreamConfig
+
+WIDENING = 4  # of a perceiver's feed-forward layers
+
+
+class Projector(nn.Module):
+    def __init__(self, config: StreamConfig):
+        super().__init__()
+        self.config = config
+
+    def null_code(self, code: Tensor) -> Tensor | None:
+        """code (B, input_width) -> (1, input_width)."""
+
+
+class LinearProjector(Projector):
+    """One linear layer and a layer norm: IP-Adapter's first projector."""
+
+    def __init__(self, config: StreamConfig, operations=nn):
+        super().__init__(config)
+        self.proj = self._projection(operations)
+        self.norm = operations.LayerNorm(config.token_width)
+
+    def _projection(self, operations) -> nn.Module:
+        return operations.Linear(self.config.input_width, self.config.tokens * self.config.token_width)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.norm(self.proj(code).unflatten(-1, (self.config.tokens, self.config.token_width)))
+
+
+class MLPProjector(LinearProjector):
+    """Two linear layers and a layer norm: MEAF's own, and that of IP-Adapter FaceID."""
+
+    def _projection(self, operations) -> nn.Module:
+        return _mlp(self.config, self.config.input_width, operations)
+
+
+class ResamplerProjector(Projector):
+    """Learned latents (1, N, hidden_width) that look at the code, as InstantID has it: perceiver layers (Jaegle et al. 2021;
+    Alayrac et al. 2022, "Flamingo"), then a linear layer and a layer norm."""
+
+    def __init__(self, config: StreamConfig, operations=nn):
+        super().__init__(config)
+        width = config.hidden_width
+        self.latents = nn.Parameter(torch.randn(1, config.tokens, width) * width**-0.5)
+        self.proj_in = operations.Linear(config.input_width, width)
+        self.layers = _perceiver_layers(width, config, operations)
+        self.proj_out = operations.Linear(width, config.token_width)
+        self.norm_out = operations.LayerNorm(config.token_width)
+
+    def forward(self, code: Tensor) -> Tensor:
+        latents = self.latents.to(code).expand(len(code), -1, -1)
+        return self.norm_out(self.proj_out(_perceive(self.layers, self.proj_in(code)[:, None], latents)))
+
+
+class PictureProjector(Projector):
+    """IP-Adapter FaceID-Plus: the MLP's tokens look at a picture of the face.
+
+    The code is the face (B, F), then the picture (B, N * D) and the blank picture (B, N * D), N x D being config.picture.
+    shortcut: the tokens are added to what they saw (PlusV2). "No code" is the zero face and the blank picture.
+    """
+
+    def __init__(self, config: StreamConfig, operations=nn, *, shortcut: bool):
+        super().__init__(config)
+        patches, patch_width = config.picture
+        self.shortcut, self.sizes = shortcut, (config.input_width - 2 * patches * patch_width, *[patches * patch_width] * 2)
+        self.proj = _mlp(config, self.sizes[0], operations)
+        self.norm = operations.LayerNorm(config.token_width)
+        self.perceiver_resampler = FacePerceiver(config, operations)
+
+    def forward(self, code: Tensor) -> Tensor:
+        face, picture, _ = code.split(self.sizes, dim=-1)
+        tokens = self.norm(self.proj(face).unflatten(-1, (self.config.tokens, self.config.token_width)))
+        seen = self.perceiver_resampler(tokens, picture.unflatten(-1, self.config.picture))
+        return tokens + seen if self.shortcut else seen
+
+    def null_code(self, code: Tensor) -> Tensor:
+        face, _, blank = code[:1].split(self.sizes, dim=-1)
+        return torch.cat([torch.zeros_like(face), blank, blank], dim=-1)
+
+
+class FacePerceiver(nn.Module):
+    """tokens (B, N, token_width) that look at a picture (B, M, patch_width) -> (B, N, token_width)."""
+
+    def __init__(self, config: StreamConfig, operations=nn):
+        super().__init__()
+        width = config.token_width
+        self.proj_in = operations.Linear(config.picture[1], width)
+        self.layers = _perceiver_layers(width, config, operations)
+        self.proj_out = operations.Linear(width, width)
+        self.norm_out = operations.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, picture: Tensor) -> Tensor:
+        return self.norm_out(self.proj_out(_perceive(self.layers, self.proj_in(picture), tokens)))
+
+
+class PerceiverAttention(nn.Module):
+    """latents (B, N, C) look at the context (B, M, C) and at themselves -> (B, N, C)."""
+
+    def __init__(self, width: int, head_width: int, operations=nn):
+        super().__init__()
+        self.heads = width // head_width
+        self.norm1 = operations.LayerNorm(width)
+        self.norm2 = operations.LayerNorm(width)
+        self.to_q = operations.Linear(width, width, bias=False)
+        self.to_kv = operations.Linear(width, 2 * width, bias=False)
+        self.to_out = operations.Linear(width, width, bias=False)
+
+    def forward(self, context: Tensor, latents: Tensor) -> Tensor:
+        latents = self.norm2(latents)
+        key, value = self.to_kv(torch.cat([self.norm1(context), latents], dim=1)).chunk(2, dim=-1)
+        parts = [rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in (self.to_q(latents), key, value)]
+        return self.to_out(rearrange(F.scaled_dot_product_attention(*parts), "b h n d -> b n (h d)"))
+
+
+def _mlp(config: StreamConfig, width: int, operations) -> nn.Sequential:
+    return nn.Sequential(
+        operations.Linear(width, config.hidden_width),
+        nn.GELU(),
+        operations.Linear(config.hidden_width, config.tokens * config.token_width),
+    )
+
+
+def _perceiver_layers(width: int, config: StreamConfig, operations) -> nn.ModuleList:
+    def feed_forward() -> nn.Sequential:
+        return nn.Sequential(
+            operations.LayerNorm(width),
+            operations.Linear(width, WIDENING * width, bias=False),
+            nn.GELU(),
+            operations.Linear(WIDENING * width, width, bias=False),
+        )
+
+    return nn.ModuleList(
+        nn.ModuleList([PerceiverAttention(width, config.head_width, operations), feed_forward()]) for _ in range(config.depth)
+    )
+
+
+def _perceive(layers: nn.ModuleList, context: Tensor, latents: Tensor) -> Tensor:
+    for attention, feed_forward in layers:
+        latents = latents + attention(context, latents)
+        latents = latents + feed_forward(latents)
+    return latents
+
+
+PROJECTORS = {
+    "mlp": MLPProjector,
+    "linear": LinearProjector,
+    "resampler": ResamplerProjector,
+    "plus": partial(PictureProjector, shortcut=False),
+    "plusv2": partial(PictureProjector, shortcut=True),
+}
