@@ -136,9 +136,7 @@ def expect_kind(header: Header, kind: str) -> Header:
     """Return the header, or raise a ValueError that names the node which takes this file."""
     if header.kind != kind:
         belongs = f"it belongs into {KINDS[header.kind]}" if header.kind in KINDS else "no node takes it"
-        raise ValueError(
-            f"{header.path.name} holds {header.kind} data, expected {kind}: {belongs}; choose a {kind} file"
-        )
+        raise ValueError(f"{header.path.name} holds {header.kind} data, expected {kind}: {belongs}; choose a {kind} file")
     return header
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from deepexpo_models.dsid import CONFIGS, DSID, EncoderId, save_dsid
-from deepexpo_models.meaf import MEAF, UNetShape, light_config, save_meaf
+from deepexpo_models.meaf import MEAF, UNetShape, default_config, save_meaf
 
 DSID_FILE = "deepexpo_dsid_{}.safetensors"
 MEAF_FILE = "deepexpo_meaf_{}_light.safetensors"
@@ -20,7 +20,7 @@ def write_dsid(folder: Path, config: str, seed: int = 0) -> EncoderId:
 def random_meaf(base: str, dsid: str, encoder: EncoderId, unet: UNetShape | None = None, seed: int = 1) -> MEAF:
     """Gates at 1 and values large enough that every stream shows."""
     torch.manual_seed(seed)
-    meaf = MEAF(light_config(f"random-{base}", base, CONFIGS[dsid], encoder, unet))
+    meaf = MEAF(default_config(f"random-{base}", base, CONFIGS[dsid], encoder, unet))
     for name, parameter in meaf.named_parameters():
         if name.endswith(".gate"):
             parameter.fill_(1.0)

@@ -69,9 +69,7 @@ def save_semantics(path: Path, semantics: Semantics) -> None:
 def load_semantics(path: Path) -> Semantics:
     """Read semantic codes. Raises ValueError, in one sentence, for any other or damaged file."""
     header, tensors = load_tensors(path, "semantics")
-    return _code(
-        header, lambda encoder: Semantics(**{field: tensors[field] for field in SEMANTIC_FIELDS}, encoder=encoder)
-    )
+    return _code(header, lambda encoder: Semantics(**{field: tensors[field] for field in SEMANTIC_FIELDS}, encoder=encoder))
 
 
 def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId) -> None:
@@ -90,6 +88,4 @@ def _encoder_sha256(header: Header) -> str:
     try:
         return header.metadata["encoder_sha256"]
     except KeyError as error:
-        raise ValueError(
-            f"{header.path.name} is corrupt: its metadata have no {error}; save or download it again"
-        ) from error
+        raise ValueError(f"{header.path.name} is corrupt: its metadata have no {error}; save or download it again") from error

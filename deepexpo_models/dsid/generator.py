@@ -31,9 +31,7 @@ class Generator(nn.Module):
         self.norm = group_norm(channels[-1], operations)
         self.to_rgb = operations.Conv2d(channels[-1], 3, 3, padding=1)
 
-    def forward(
-        self, identity: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor, log_scale: Tensor
-    ) -> Tensor:
+    def forward(self, identity: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor, log_scale: Tensor) -> Tensor:
         """identity (B, identity_width), expression (B, expression_width), rotation (B, 6), translation (B, 2),
         log_scale (B, 1) -> pictures (B, 3, S, S) in [-1, 1]. Raises ValueError for other shapes.
         """

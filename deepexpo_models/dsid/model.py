@@ -31,8 +31,6 @@ class DSID(nn.Module):
         """
         return self.semantic_encoder(images, points)
 
-    def reenact(
-        self, identity: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor, log_scale: Tensor
-    ) -> Tensor:
+    def reenact(self, identity: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor, log_scale: Tensor) -> Tensor:
         """Codes (B, ...) -> pictures (B, 3, S, S) in [-1, 1], see `Generator.forward`."""
         return self.generator(identity, expression, rotation, translation, log_scale)

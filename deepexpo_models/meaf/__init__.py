@@ -1,7 +1,8 @@
 """MEAF, Multi-Embedding Attention Fusion: config, model, files. `diffusers_host` is imported on its own."""
 
+from .branch import PREFIX, SIZE_EMBEDDING, Branch, BranchConfig, Residuals
 from .codes import stream_codes
-from .config import DEFAULT_SETTINGS, MEAFConfig, StreamConfig, StreamSettings, light_config
+from .config import DEFAULT_SETTINGS, MEAFConfig, StreamConfig, StreamSettings, default_config
 from .files import load_meaf, save_meaf
 from .fusion import FusedStream, SiteTokens, fuse, resize_mask
 from .model import MEAF
@@ -11,14 +12,19 @@ __all__ = [
     "DEFAULT_SETTINGS",
     "FAMILIES",
     "MEAF",
+    "PREFIX",
+    "SIZE_EMBEDDING",
+    "Branch",
+    "BranchConfig",
     "FusedStream",
     "MEAFConfig",
+    "Residuals",
     "SiteTokens",
     "StreamConfig",
     "StreamSettings",
     "UNetShape",
+    "default_config",
     "fuse",
-    "light_config",
     "load_meaf",
     "require_family",
     "resize_mask",

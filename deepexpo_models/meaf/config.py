@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from ..dsid.codes import SEMANTIC_WIDTHS, EncoderId, public_encoder
 from ..dsid.config import DSIDConfig
+from .branch import BranchConfig
 from .fusion import FUSIONS
 from .projectors import PROJECTORS
 from .sites import FAMILIES, UNetShape
@@ -44,7 +45,8 @@ class MEAFConfig:
     """What a MEAF is built from.
 
     name: shown in errors; base: label of the base family; unet: that family's shape; fusion: key of FUSIONS;
-    streams: stream name -> its config; encoder: the DSID whose codes it was trained on, for streams that name no other.
+    streams: stream name -> its config; encoder: the DSID whose codes it was trained on, for streams that name no other;
+    branch: the trainable copy of the sizes `control` and `full`, None for `light`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class MEAFConfig:
     fusion: str
     streams: dict[str, StreamConfig]
     encoder: EncoderId
+    branch: BranchConfig | None = None
 
     def __post_init__(self):
         if self.fusion not in FUSIONS:
@@ -61,6 +64,11 @@ class MEAFConfig:
             raise ValueError("a MEAF needs at least one stream")
         if self.base in FAMILIES and self.unet != FAMILIES[self.base]:
             raise ValueError(f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own")
+
+    @property
+    def size(self) -> str:
+        """light, control or full."""
+        return self.branch.size if self.branch else "light"
 
     def encoder_of(self, stream: str) -> EncoderId:
         """Whose codes a stream reads."""
@@ -82,6 +90,7 @@ class MEAFConfig:
                     "unet": UNetShape(**unet),
                     "streams": {name: StreamConfig(**stream) for name, stream in values["streams"].items()},
                     "encoder": EncoderId(**values["encoder"]),
+                    "branch": BranchConfig(**values["branch"]) if values.get("branch") else None,
                 }
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -112,7 +121,7 @@ DEFAULT_SETTINGS = {
 }
 
 
-def light_config(
+def default_config(
     name: str,
     base: str,
     dsid: DSIDConfig,
@@ -121,12 +130,13 @@ def light_config(
     fusion: str = "tokens",
     expression_width: int = 512,
     pose_width: int = 256,
+    branch: BranchConfig | None = None,
 ) -> MEAFConfig:
-    """The default MEAF: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
+    """The usual streams: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
     pose is fused: place and size of the face belong to the prompt.
 
     base: key of FAMILIES, or a name of its own together with `unet`; *_width: of the tokens of a stream. The printed
-    formula, fusion "paper", knows one token a stream.
+    formula, fusion "paper", knows one token a stream. branch: of the sizes control and full.
     """
     if unet is None and base not in FAMILIES:
         raise ValueError(f"unknown base family {base!r}; known: {', '.join(FAMILIES)}")
@@ -141,4 +151,4 @@ def light_config(
         name: StreamConfig((field,), width, hidden, count, token_width)
         for (name, (field, width, hidden, token_width)), count in zip(rows.items(), counts)
     }
-    return MEAFConfig(name=name, base=base, unet=unet, fusion=fusion, streams=streams, encoder=encoder)
+    return MEAFConfig(name=name, base=base, unet=unet, fusion=fusion, streams=streams, encoder=encoder, branch=branch)

@@ -6,10 +6,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from .branch import PREFIX, SIZE_EMBEDDING, BranchConfig, Residuals
 from .config import DEFAULT_SETTINGS
 from .fusion import FusedStream, fuse, join_heads, resize_mask, split_heads
 from .model import MEAF
 from .sites import require_family
+from .unet_copy import wave_embedding
 
 
 @dataclass
@@ -42,9 +44,11 @@ class AttachedMEAF:
         context_width = next(iter(sites.values())).to_k.in_features if sites else 0
         require_family(meaf.config.name, meaf.config.base, meaf.config.unet, channels, context_width)
         self.unet, self.meaf, self.conditions = unet, meaf, Conditions()
-        self._processors = {name: module.processor for name, module in sites.items()}
-        for name, module in sites.items():
+        fused = sites if meaf.sites.keys() >= sites.keys() else {}  # a branch alone leaves them as they are
+        self._processors = {name: module.processor for name, module in fused.items()}
+        for name, module in fused.items():
             module.set_processor(MEAFProcessor(meaf, name, self.conditions))
+        self._joins = JoinedBranch(unet, meaf, self.conditions) if meaf.branch else None
 
     def condition(
         self,
@@ -61,12 +65,66 @@ class AttachedMEAF:
     def detach(self) -> None:
         for name, processor in self._processors.items():
             self.unet.get_submodule(name).set_processor(processor)
+        if self._joins:
+            self._joins.detach()
 
     def __enter__(self) -> "AttachedMEAF":
         return self
 
     def __exit__(self, *error) -> None:
         self.detach()
+
+
+class JoinedBranch:
+    """A MEAF's branch beside a U-Net: run before each call of it, its residuals added on the way, until `detach`."""
+
+    def __init__(self, unet: UNet2DConditionModel, meaf: MEAF, conditions: Conditions):
+        self.unet, self.meaf, self.conditions = unet, meaf, conditions
+        self._residuals: Residuals | None = None
+        self._hooks = [
+            unet.register_forward_pre_hook(self._run, with_kwargs=True),
+            unet.mid_block.register_forward_hook(lambda _, inputs, found: self._add(found, lambda r: r.mid)),
+            *(block.register_forward_hook(self._adds_up(number)) for number, block in enumerate(unet.up_blocks)),
+        ]
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _run(self, unet, args, kwargs):
+        """Before a call: fill self._residuals; those of skip connections go in as diffusers' own arguments."""
+        given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args)) | kwargs
+        latents, conditions = given["sample"], self.conditions
+        acting = [name for name in conditions.tokens if conditions.strengths.get(name, 1.0) != 0]
+        self._residuals = None
+        if not acting:
+            return (), given
+        times = torch.as_tensor(given["timestep"], device=latents.device).expand(len(latents))
+        found = self.meaf.branch(latents, times, self._sizes(given), self._fuse)
+        strengths = [conditions.strengths.get(name, 1.0) for name in acting]
+        self._residuals = found = found.scaled(strengths, [conditions.masks.get(name) for name in acting])
+        if found.skips:
+            others = given.get("down_block_additional_residuals") or [0.0] * len(found.skips)
+            given["down_block_additional_residuals"] = [a + b for a, b in zip(others, found.skips, strict=True)]
+            given["mid_block_additional_residual"] = given.get("mid_block_additional_residual", 0.0)
+        return (), given
+
+    def _sizes(self, given: dict) -> Tensor | None:
+        added = given.get("added_cond_kwargs") or {}
+        if "time_ids" not in added:
+            return None
+        return wave_embedding(added["time_ids"].flatten(), SIZE_EMBEDDING // 6).view(len(given["sample"]), -1)
+
+    def _fuse(self, site: str, query: Tensor, found: Tensor, heads: int, size: tuple[int, int]) -> Tensor:
+        streams = acting_streams(self.meaf, PREFIX + site, self.conditions, query, lambda mask: resize_mask(mask, *size))
+        return fuse(found, query, heads, streams, self.meaf.config.fusion)
+
+    def _adds_up(self, number: int):
+        return lambda _, inputs, found: self._add(found, lambda residuals: residuals.ups[number] if residuals.ups else None)
+
+    def _add(self, found: Tensor, choose) -> Tensor:
+        residual = choose(self._residuals) if self._residuals else None
+        return found if residual is None else found + residual
 
 
 class MEAFProcessor:
@@ -89,21 +147,9 @@ class MEAFProcessor:
         return attn.to_out[1](attn.to_out[0](fused)) / attn.rescale_output_factor
 
     def _streams(self, query: Tensor) -> list[FusedStream]:
-        conditions = self.conditions
-        return [
-            FusedStream(
-                self.meaf.project(name, self.site, tokens.to(query)),
-                conditions.strengths.get(name, 1.0),
-                self._mask(name, query),
-            )
-            for name, tokens in conditions.tokens.items()
-            if conditions.strengths.get(name, 1.0) != 0
-        ]
+        return acting_streams(self.meaf, self.site, self.conditions, query, lambda mask: self._resized(mask, query))
 
-    def _mask(self, name: str, query: Tensor) -> Tensor | None:
-        mask = self.conditions.masks.get(name)
-        if mask is None:
-            return None
+    def _resized(self, mask: Tensor, query: Tensor) -> Tensor:
         length, (height, width) = query.shape[1], mask.shape[-2:]
         rows = max(1, round(height * (length / (height * width)) ** 0.5))
         if length % rows or abs(rows * width - (length // rows) * height) > max(height, width):
@@ -111,4 +157,30 @@ class MEAFProcessor:
                 f"a mask of {height} x {width} does not fit the {length} positions of {self.site}; "
                 f"give masks in the proportions of the latents"
             )
-        return resize_mask(mask, rows, length // rows).to(query)
+        return resize_mask(mask, rows, length // rows)
+
+
+def acting_streams(meaf: MEAF, site: str, conditions: Conditions, query: Tensor, resized) -> list[FusedStream]:
+    """What of each stream that acts is fused at a layer; resized(mask) -> (B or 1, L, 1)."""
+    masks = {name: resized(mask).to(query) for name, mask in conditions.masks.items() if mask is not None}
+    return [
+        FusedStream(meaf.project(name, site, tokens.to(query)), strength, masks.get(name))
+        for name, tokens in conditions.tokens.items()
+        if (strength := conditions.strengths.get(name, 1.0)) != 0
+    ]
+
+
+def branch_config(unet: UNet2DConditionModel, size: str, text_tokens: int = 77, light_too: bool = False) -> BranchConfig:
+    """Of a copy of this U-Net."""
+    config = unet.config
+    heads = config.num_attention_heads or config.attention_head_dim  # diffusers' name for it, see its own remark
+    levels = len(config.block_out_channels)
+    return BranchConfig(
+        size,
+        (heads,) * levels if isinstance(heads, int) else tuple(heads),
+        bool(config.use_linear_projection),
+        config.in_channels,
+        config.projection_class_embeddings_input_dim or 0,
+        text_tokens,
+        light_too,
+    )

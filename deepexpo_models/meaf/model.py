@@ -2,28 +2,28 @@
 
     out = A_text(q) + sum over streams of  strength * mask * gate * A_stream(q)        then the layer's own to_out
 
-A gate starts at zero, so an untrained MEAF leaves the base model bit-equal. Which layers a MEAF has is decided by its
-config alone; hosts (diffusers_host, ComfyUI) call `tokens` once per code, `project` once per layer,
-`fusion.fuse` once per layer and step.
+A gate starts at zero, so an untrained MEAF leaves the base model bit-equal; in a branch (see `branch`) the joins do, and
+gates start open. Which layers a MEAF has is decided by its config alone; hosts (diffusers_host, ComfyUI) call `tokens` once
+per code, `project` once per layer, `fusion.fuse` once per layer and step.
 """
 
 import torch
 from torch import Tensor, nn
 
+from .branch import PREFIX, Branch, site_names
 from .config import MEAFConfig, StreamConfig
 from .fusion import SiteTokens
 from .projectors import PROJECTORS
-from .sites import unet_sites
 
 
 class SiteAttention(nn.Module):
     """What a stream learns for one layer: keys, values, a gate, and the logit of the null key."""
 
-    def __init__(self, token_width: int, channels: int, operations=nn):
+    def __init__(self, token_width: int, channels: int, operations=nn, gate: float = 0.0):
         super().__init__()
         self.to_k = operations.Linear(token_width, channels, bias=False)
         self.to_v = operations.Linear(token_width, channels, bias=False)
-        self.gate = nn.Parameter(torch.zeros(()))
+        self.gate = nn.Parameter(torch.full((), gate))
         self.null_logit = nn.Parameter(torch.zeros(()))
         if operations is nn:  # other layers are made to be loaded
             nn.init.normal_(self.to_k.weight, std=0.02)
@@ -43,7 +43,8 @@ class Stream(nn.Module):
         self.null_tokens = nn.Parameter(torch.zeros(config.tokens, config.token_width))
         self.sites = nn.Module()
         for path, channels in sites.items():
-            _add_at_path(self.sites, path, SiteAttention(config.token_width, channels, operations))
+            gate = float(path.startswith(PREFIX))
+            _add_at_path(self.sites, path, SiteAttention(config.token_width, channels, operations, gate))
 
     def null(self, code: Tensor | None) -> Tensor:
         """The tokens (1, N, token_width) of "no code" beside this code (B, input_width)."""
@@ -52,7 +53,8 @@ class Stream(nn.Module):
 
 
 class MEAF(nn.Module):
-    """All streams of one config. Weight names: `streams.<stream>.sites.<diffusers path of the attn2>.to_k.weight`, ...
+    """All streams of one config. Weight names: `streams.<stream>.sites.<diffusers path of the attn2>.to_k.weight`, ...;
+    a branch's are in `branch`, what the streams learn for its layers in `streams.<stream>.sites.branch.<path>`.
 
     operations: the namespace that Linear and LayerNorm come from (torch.nn, or ComfyUI's casting layers).
     """
@@ -60,7 +62,8 @@ class MEAF(nn.Module):
     def __init__(self, config: MEAFConfig, operations=nn):
         super().__init__()
         self.config = config
-        self.sites = unet_sites(config.unet)
+        self.sites = site_names(config.unet, config.branch)
+        self.branch = Branch(config.unet, config.branch, operations) if config.branch else None
         self.streams = nn.ModuleDict({name: Stream(stream, self.sites, operations) for name, stream in config.streams.items()})
 
     def tokens(self, stream: str, code: Tensor) -> Tensor:

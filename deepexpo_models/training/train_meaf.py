@@ -15,7 +15,7 @@ from ..dsid import DSID, load_dsid
 from ..dsid.losses import Perceptual
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
 from ..image import resize
-from ..meaf import MEAF, MEAFConfig, light_config, load_meaf, save_meaf
+from ..meaf import MEAF, MEAFConfig, default_config, load_meaf, save_meaf
 from ..meaf.diffusers_host import AttachedMEAF
 from ..meaf.fusion import FUSIONS
 from ..muon import Muon, split_parameters
@@ -219,7 +219,7 @@ def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
 
 def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
     widths = {"expression_width": settings.expression_width, "pose_width": settings.pose_width}
-    fresh = light_config(settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion, **widths)
+    fresh = default_config(settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion, **widths)
     if not settings.init:
         return MEAF(fresh)
     meaf = _completed(load_meaf(Path(settings.init)).float().requires_grad_(True), fresh)

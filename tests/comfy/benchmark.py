@@ -25,7 +25,7 @@ sys.path += [str(ROOT), str(ROOT / "tests")]
 
 import random_weights
 from rig import host
-from rig.cost import BASE, LATENT, LIGHT, OURS, PLAIN, TOKENS, Bench, light_config, projected_bytes, step_flops, time_of_streams
+from rig.cost import BASE, LATENT, LIGHT, OURS, PLAIN, TOKENS, Bench, default_config, projected_bytes, step_flops, time_of_streams
 from rig.pack import the_pack, weights_folder
 
 TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))
@@ -173,7 +173,7 @@ def memory_table(kept: int) -> str:
     rows = []
     for family in library.FAMILIES:
         with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in library.MEAF(light_config(family)).parameters())
+            count = sum(parameter.numel() for parameter in library.MEAF(default_config(family)).parameters())
         rows.append([family, f"{count / 1e6:.1f} M", f"{2 * count / MB:.0f} MiB", f"{4 * count / MB:.0f} MiB"])
     weights = table(["light MEAF for", "numbers", "in fp16", "in float32"], rows)
     text = f"Keys and values kept for a run (light, SD1.5, one code, float32): {kept / MB:.2f} MiB."

@@ -26,7 +26,7 @@ from deepexpo_models.evaluation.meaf_report import (
     true_scene,
 )
 from deepexpo_models.evaluation.tables import as_json, flattened
-from deepexpo_models.meaf import MEAF, light_config, load_meaf, save_meaf
+from deepexpo_models.meaf import MEAF, default_config, load_meaf, save_meaf
 from deepexpo_models.starter.config import STARTER
 from deepexpo_models.starter.diffusers_host import build_starter, encode_prompts, load_starter, save_starter
 from deepexpo_models.starter.vocabulary import build_vocabulary
@@ -51,7 +51,7 @@ def files(tmp_path_factory):
     torch.manual_seed(0)
     encoder = save_dsid(found["dsid"], DSID(TINY_DSID))
     save_starter(found["base"], build_starter(TINY_BASE))
-    config = light_config("tiny", "tiny", TINY_DSID, encoder, TINY_BASE.unet_shape, expression_width=16, pose_width=16)
+    config = default_config("tiny", "tiny", TINY_DSID, encoder, TINY_BASE.unet_shape, expression_width=16, pose_width=16)
     meaf = MEAF(config)
     with torch.no_grad():
         for name, parameter in meaf.named_parameters():

@@ -19,7 +19,7 @@ from deepexpo_models.dsid import CONFIGS, EncoderId, Identity, Semantics, load_i
 from deepexpo_models.importers import KINDS, PublicFile, convert, lora_tensors, recognise
 from deepexpo_models.importers.__main__ import main
 from deepexpo_models.importers.sites import numbered_sites
-from deepexpo_models.meaf import FAMILIES, MEAF, MEAFConfig, UNetShape, light_config, load_meaf, save_meaf, stream_codes
+from deepexpo_models.meaf import FAMILIES, MEAF, MEAFConfig, UNetShape, default_config, load_meaf, save_meaf, stream_codes
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
 from deepexpo_models.weights import read_header
 
@@ -304,7 +304,7 @@ def test_the_null_key_is_off_in_every_precision():
 
 def test_meaf_files_of_before_load_bit_equal(tmp_path):
     """A config without the fields that came with the importers is the same MEAF."""
-    meaf = MEAF(light_config("old", "tiny", CONFIGS["starter"], EncoderId("tiny", "0" * 64), TINY))
+    meaf = MEAF(default_config("old", "tiny", CONFIGS["starter"], EncoderId("tiny", "0" * 64), TINY))
     values = meaf.config.to_dict()
     for stream in values["streams"].values():
         for field in ("projector", "depth", "head_width", "picture", "face_model"):

@@ -14,7 +14,7 @@ from deepexpo_models.meaf import (
     MEAFConfig,
     StreamSettings,
     UNetShape,
-    light_config,
+    default_config,
     load_meaf,
     save_meaf,
     stream_codes,
@@ -28,7 +28,7 @@ ENCODER = EncoderId("tiny-dsid", "0" * 64)
 
 
 def tiny_config(**changes) -> MEAFConfig:
-    return replace(light_config("tiny-meaf", "tiny", CONFIGS["starter"], ENCODER, TINY), **changes)
+    return replace(default_config("tiny-meaf", "tiny", CONFIGS["starter"], ENCODER, TINY), **changes)
 
 
 def open_gates(meaf: MEAF) -> MEAF:
@@ -186,7 +186,7 @@ def test_weights_are_named_by_diffusers_path(meaf):
 
 
 def test_another_base_family_is_refused(unet):
-    wrong = MEAF(light_config("xl", "sdxl", CONFIGS["starter"], ENCODER), operations=MetaLayers)
+    wrong = MEAF(default_config("xl", "sdxl", CONFIGS["starter"], ENCODER), operations=MetaLayers)
     processors = dict(unet.attn_processors)
     with pytest.raises(ValueError, match="'xl' is for sdxl models, the connected model is another model"):
         AttachedMEAF(unet, wrong)
@@ -208,7 +208,7 @@ class MetaLayers:
 def test_default_sizes_follow_the_design():
     """About 45 M parameters for SD1.5, 480 M for SDXL."""
     for base, millions in (("sd15", 45), ("sdxl", 480)):
-        model = MEAF(light_config("n", base, CONFIGS["base"], ENCODER), operations=MetaLayers)
+        model = MEAF(default_config("n", base, CONFIGS["base"], ENCODER), operations=MetaLayers)
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
 
 

@@ -152,7 +152,7 @@ def _mouth(scene: Scene, skin: Tensor, x: Tensor, y: Tensor, line: Tensor) -> tu
     corner_y = scene.factor("mouth_height") - 0.075 * smile * 0.65
     corners = torch.exp(-(((x.abs() - width) / 0.02) ** 2) - ((y - corner_y) / 0.02) ** 2)
     skin = over(skin, skin * 0.6, corners)
-    centre = (middle + 0.35 * gap)
+    centre = middle + 0.35 * gap
     return skin, edge(torch.hypot(x / (1.3 * scene.factor("mouth_width")), (y - centre) / (0.09 + 0.06 * jaw)) - 1, 0.4)
 
 

@@ -47,7 +47,7 @@ class Bench:
         import comfy.ops
         from comfy.model_patcher import ModelPatcher
 
-        config = light_config("sd15")
+        config = default_config("sd15")
         streams = {name: replace(config.streams[name], tokens=count) for name, count in tokens.items()}
         library = self.pack.module("deepexpo_models.meaf")
         model = library.MEAF(replace(config, streams=streams), comfy.ops.manual_cast)
@@ -106,10 +106,10 @@ def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def light_config(family: str):
+def default_config(family: str):
     library = the_pack().module("deepexpo_models.meaf")
     dsid = the_pack().module("deepexpo_models.dsid")
-    return library.light_config("benchmark", family, dsid.CONFIGS["base"], dsid.EncoderId("base", "b" * 64))
+    return library.default_config("benchmark", family, dsid.CONFIGS["base"], dsid.EncoderId("base", "b" * 64))
 
 
 def step_flops(bench: Bench, model, steps: int = 2) -> list[int]:
