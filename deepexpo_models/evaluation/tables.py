@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
@@ -14,6 +15,14 @@ def markdown(rows: Sequence[Mapping]) -> str:
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(shown(row.get(name, "")) for name in columns) for row in flat]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def write_table(folder: Path, name: str, rows: Sequence[Mapping]) -> None:
+    """As name.json and name.md, and on the screen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(as_json(rows))
+    (folder / f"{name}.md").write_text(markdown(rows))
+    print(markdown(rows))
 
 
 def figure_table(figures: Mapping) -> str:

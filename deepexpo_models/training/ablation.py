@@ -1,8 +1,7 @@
 """What each measure buys: python -m deepexpo_models.training.ablation --out runs/ablation --synthetic FACES
 
 FACES are drawn at 64 pixels (deepexpo_models.data.draw --size 64), what the config `small` reads. Every row of ROWS is a
-short DSID run that differs in one thing from "all measures", at the same steps and seed; with --base, --dsid, --judge and
---faces the fusion formulas are compared too, by MEAF runs. Rows that are done already are kept.
+short DSID run that differs in one thing from "all measures", at the same steps and seed. Rows that are done already are kept.
 """
 
 import argparse
@@ -14,16 +13,9 @@ import torch
 
 from ..dsid import load_dsid
 from ..evaluation.dsid_report import measure_dsid
-from ..evaluation.judges import load_judge
-from ..evaluation.meaf_report import Studio, figures, judged, make_order
 from ..evaluation.plots import panels_picture
-from ..evaluation.tables import as_json, markdown
-from ..meaf import load_meaf
-from ..starter.diffusers_host import load_starter
-from .train_dsid import DSIDSettings
-from .train_dsid import train as train_dsid
-from .train_meaf import MEAFSettings
-from .train_meaf import train as train_meaf
+from ..evaluation.tables import as_json, write_table
+from .train_dsid import DSIDSettings, train
 
 NO_LABELS = {"w_pose": 0.0, "w_label": 0.0, "w_traits": 0.0}
 ROWS = {  # name -> what differs from all measures
@@ -43,7 +35,6 @@ ROWS = {  # name -> what differs from all measures
     "without any labels": NO_LABELS,
     "all measures": {},
 }  # fmt: skip
-FUSION_ROWS = {"tokens": "ours", "paper": "the printed formula"}
 SHOWN = ("PSNR self", "PSNR swap", "identity top-1", "pose error, read linearly, degrees", "identity from semantics")
 
 
@@ -52,49 +43,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--synthetic", required=True, help="folder of drawn faces")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--fusion-steps", type=int, default=300, help="of the MEAF runs")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--config", default="small", help="of DSID")
-    parser.add_argument("--faces", default="", help="with --base: folder of drawn faces of the base's size")
     parser.add_argument("--people", type=int, default=100, help="held-out people of the measurement")
-    parser.add_argument("--pictures", type=int, default=50, help="of the measurement of a MEAF")
-    parser.add_argument("--dsid", default="", help="with --base: the encoder for the fusion rows")
-    parser.add_argument("--base", default="")
-    parser.add_argument("--judge", type=Path)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(argv)
-    if bool(options.dsid and options.judge and options.faces) != bool(options.base):
-        parser.error("the fusion rows need --base, --dsid, --judge and --faces together")
-    dsid_table(options)
-    if options.base:
-        fusion_table(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    table(options)
 
 
-def dsid_table(options: argparse.Namespace) -> list[dict]:
+def table(options: argparse.Namespace) -> list[dict]:
     """Train and measure all ROWS; writes dsid.json, dsid.md and dsid.png."""
-    rows = [{"row": name, **_dsid_row(options, name, changes)} for name, changes in ROWS.items()]
-    _write(options.out, "dsid", rows)
+    rows = [{"row": name, **_row(options, name, changes)} for name, changes in ROWS.items()]
+    write_table(options.out, "dsid", rows)
     panels_picture(options.out / "dsid.png", rows, f"DSID without one measure each, {options.steps} steps, held-out people")
     return rows
 
 
-def fusion_table(options: argparse.Namespace) -> list[dict]:
-    """The printed formula against ours, at equal training; writes fusion.json and fusion.md."""
-    judge, base = load_judge(options.judge), load_starter(Path(options.base))
-    dsid = load_dsid(Path(options.dsid)).float().eval()
-    rows = []
-    order = make_order(options.pictures, seed=5)
-    for fusion, name in FUSION_ROWS.items():
-        path = train_meaf(_meaf_settings(options, fusion))
-        studio = Studio(base, load_meaf(path).float().eval(), dsid)
-        rows.append({"row": name, **figures(order, judged(judge, studio.draw(order)), judge)})
-    alone = Studio(base, None, dsid)
-    rows.append({"row": "base alone", **figures(order, judged(judge, alone.draw(order)), judge)})
-    _write(options.out, "fusion", rows)
-    return rows
-
-
-def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
+def _row(options: argparse.Namespace, name: str, changes: dict) -> dict:
     folder = options.out / name.split(":")[0].replace(" ", "-")
     done = folder / "measured.json"
     if not done.exists():
@@ -103,7 +70,7 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
             batch_size=options.batch_size, generated=options.batch_size // 2, warmup=20, ema=0.99, sample_every=0,
             save_every=options.steps, threads=options.threads, w_identity=0.5, w_pose=2.0, w_label=10.0, augment=0.5,
         )  # fmt: skip
-        path = train_dsid(replace(settings, **changes))
+        path = train(replace(settings, **changes))
         torch.manual_seed(0)
         found = measure_dsid(load_dsid(path).float().eval(), options.people)
         done.write_text(as_json(found))
@@ -115,22 +82,6 @@ def _dsid_row(options: argparse.Namespace, name: str, changes: dict) -> dict:
         "pose in expression, R2": found["leak"]["expression"]["pose"],
         "pose in identity, R2": found["leak"]["identity"]["pose"],
     }
-
-
-def _meaf_settings(options: argparse.Namespace, fusion: str) -> MEAFSettings:
-    return MEAFSettings(
-        out=str(options.out / f"fusion-{fusion}"), dsid=options.dsid, base=options.base, synthetic=options.faces,
-        cache=str(options.out / "cache"), steps=options.fusion_steps, batch_size=32, fusion=fusion, expression_width=128,
-        pose_width=64, lr=3e-3, snr_gamma=0.0, warmup=20, ema=0.99, save_every=options.fusion_steps,
-        threads=options.threads,
-    )  # fmt: skip
-
-
-def _write(out: Path, name: str, rows: list[dict]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(as_json(rows))
-    (out / f"{name}.md").write_text(markdown(rows))
-    print(markdown(rows))
 
 
 if __name__ == "__main__":

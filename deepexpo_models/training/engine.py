@@ -258,7 +258,7 @@ class Engine:
         if state["trainer"] != type(self.settings).__name__:
             raise ValueError(self._unfit(name, f"it is of {state['trainer']}, this is {type(self.settings).__name__}"))
         for field in dataclasses.fields(self.settings):
-            now, then = getattr(self.settings, field.name), state["settings"].get(field.name)
+            now, then = getattr(self.settings, field.name), state["settings"].get(field.name, field.default)  # an older state
             if field.metadata.get("fixed") and now != then:
                 raise ValueError(self._unfit(name, f"{field.name} was {then}, now {now}"))
         if odd := sorted(state["things"].keys() ^ self._things.keys()):

@@ -1,4 +1,4 @@
-"""Train MEAF light: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --clips FOLDER
+"""Train a MEAF: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --clips FOLDER
 
 or --synthetic FACES, where every sample has a true picture: expression and pose come from other people. The base stays
 frozen.
@@ -16,7 +16,8 @@ from ..dsid.losses import Perceptual
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
 from ..image import resize
 from ..meaf import MEAF, MEAFConfig, default_config, load_meaf, save_meaf
-from ..meaf.diffusers_host import AttachedMEAF
+from ..meaf.branch import COPIED, PREFIX
+from ..meaf.diffusers_host import AttachedMEAF, branch_config
 from ..meaf.fusion import FUSIONS
 from ..muon import Muon, split_parameters
 from .bases import Base, load_base
@@ -28,6 +29,7 @@ from .meaf_batches import DrawnTargets, MEAFBatch
 from .meaf_clips import CaptionedFaces
 
 GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can
+SIZES = ("light", *COPIED)
 IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
 
 
@@ -48,6 +50,9 @@ class MEAFSettings(RunSettings):
     name: str = option("meaf", "name in the released file")
     init: str = option("", "a MEAF file to start from, an imported one too; streams that it lacks are new")
     freeze: tuple[str, ...] = option((), "streams that keep the weights of --init")
+    size: str = option("light", "streams alone, or a trainable copy of half the U-Net or all of it", choices=SIZES, fixed=True)
+    light_too: bool = option(False, "with a copy: the streams act in the frozen U-Net as well", fixed=True)
+    copy_lr: float = option(0.1, "learning rate of the copy, in shares of --lr")
     fusion: str = option("tokens", "how a stream is fused; paper is the printed formula", choices=tuple(FUSIONS), fixed=True)
     expression_width: int = option(512, "width of the expression tokens", fixed=True)
     pose_width: int = option(256, "width of the pose tokens", fixed=True)
@@ -74,29 +79,49 @@ class MEAFSettings(RunSettings):
             raise ValueError("give either --synthetic or --clips and --stills, the faces to train on")
         if self.freeze and not self.init:
             raise ValueError("--freeze keeps streams of --init, which is not given")
+        if self.light_too and self.size == "light":
+            raise ValueError("--light-too is for a copy; give --size control or full with it")
+
+
+@dataclass
+class Parts:
+    """What a run is made of: the base, batches, the module that makes loss terms of them, its MEAF and its optimizer."""
+
+    base: Base
+    data: object
+    step: "MEAFStep"
+    meaf: MEAF
+    optimizer: torch.optim.Optimizer
+
+
+def make_parts(settings: MEAFSettings, engine: Engine) -> Parts:
+    """Everything on the engine's device, ready for `engine.prepare`."""
+    dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False)
+    base = load_base(settings.base, engine.device, config=settings.base_config)
+    dsid.to(engine.device)
+    data = _data(settings, dsid, base, engine)
+    meaf = _meaf(settings, dsid, base)
+    if settings.checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    if settings.checkpointing and meaf.branch:
+        meaf.branch.copy.checkpointing = True
+    return Parts(base, data, MEAFStep(meaf, base, dsid, settings), meaf, _optimizer(meaf, settings))
 
 
 def train(settings: MEAFSettings) -> Path | None:
     """Run or resume; returns the released file, None when the run was stopped before its end."""
     engine = Engine(settings)
-    dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False)
-    base = load_base(settings.base, engine.device, config=settings.base_config)
-    if settings.checkpointing:
-        base.unet.enable_gradient_checkpointing()
-    dsid.to(engine.device)
-    data = _data(settings, dsid, base, engine)
-    meaf = _meaf(settings, dsid, base)
-    step_module = MEAFStep(meaf, base, dsid, settings)
-    optimizer, schedule, ema = _optimizer(meaf, settings), None, EMA(meaf, settings.ema)
-    schedule = make_scheduler(optimizer, settings)
-    step_module, optimizer = engine.prepare(step_module, optimizer)
+    parts = make_parts(settings, engine)
+    meaf, ema = parts.meaf, EMA(parts.meaf, settings.ema)
+    schedule = make_scheduler(parts.optimizer, settings)
+    step_module, optimizer = engine.prepare(parts.step, parts.optimizer)
     for name, thing in {"meaf": meaf, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
 
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
             generator = engine.generator(step, part)
-            batch = data.sample(settings.batch_size, generator)
+            batch = parts.data.sample(settings.batch_size, generator)
             with engine.autocast():
                 terms = step_module(batch, generator)
             weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}
@@ -123,6 +148,7 @@ class MEAFStep(nn.Module):
         super().__init__()
         self.meaf, self.settings = meaf, settings
         self._frozen = (base, dsid)  # in a tuple: no part of this module's parameters
+        self.attached = AttachedMEAF(base.unet, meaf)  # for good: checkpointing runs layers again in the backward pass
         self.streams = {name: stream for name, stream in meaf.config.streams.items() if not stream.face_model}
         self.perceptual = (Perceptual(settings.vgg),) if settings.vgg else ()
         self.snr_weights = min_snr_weights(base.schedule.alphas_cumprod, base.prediction, settings.snr_gamma)
@@ -135,17 +161,15 @@ class MEAFStep(nn.Module):
         kept = drops(len(clean), tuple(self.streams), self.settings, generator)
         text = base.text([sentence if keep else "" for sentence, keep in zip(batch.captions, kept["text"])])
         noisy = base.schedule.add_noise(clean, noise, times)
-        with AttachedMEAF(base.unet, self.meaf) as attached:
-            attached.condition(self._tokens(batch, kept, clean.device), dict.fromkeys(self.streams, 1.0))
-            found = base.unet(noisy, times, **text).sample.float()
+        own = None if batch.has_target.all() else self._without_meaf(noisy, times, text)
+        self.attached.condition(self._tokens(batch, kept, clean.device), dict.fromkeys(self.streams, 1.0))
+        found = base.unet(noisy, times, **text).sample.float()
         weights = 1 + self.settings.face_weight * batch.face + self.settings.region_weight * batch.region
         weights = (weights / weights.mean((1, 2, 3), keepdim=True)).to(clean)
         error = (found - base.target(clean, noise, times)).square() * weights
         known = batch.has_target.to(clean)
         terms = {"noise": (error.mean((1, 2, 3)) * self.snr_weights.to(clean)[times] * known).mean()}
-        if not batch.has_target.all():
-            with torch.no_grad():
-                own = base.unet(noisy, times, **text).sample.float()
+        if own is not None:
             moved = (found - own).square() * (1 - batch.face.to(clean)) * (1 - known)[:, None, None, None]
             terms["prior"] = moved.mean()
         if self.settings.image_rows:
@@ -153,6 +177,12 @@ class MEAFStep(nn.Module):
             rows = whole.nonzero().flatten()[: self.settings.image_rows].to(clean.device)
             terms |= self._picture_terms(batch, base.clean(found[rows], noisy[rows], times[rows]), times[rows], rows)
         return terms
+
+    @torch.no_grad()
+    def _without_meaf(self, noisy: Tensor, times: Tensor, text: dict) -> Tensor:
+        base, _ = self._frozen
+        self.attached.condition({})
+        return base.unet(noisy, times, **text).sample.float()
 
     def _tokens(self, batch: MEAFBatch, kept: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         tokens = {}
@@ -196,11 +226,14 @@ def drops(count: int, streams: tuple[str, ...], settings: MEAFSettings, generato
 
 
 def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
-    """Mean size of each stream's gates: how much of it the U-Net hears."""
-    return {
+    """Mean size of each stream's gates, and of the joins of a branch: how much of it the U-Net hears."""
+    sizes = {
         f"gate/{name}": torch.stack([p.detach().abs() for key, p in stream.named_parameters() if key.endswith("gate")]).mean()
         for name, stream in meaf.streams.items()
     }
+    if meaf.branch:
+        sizes["joins"] = torch.stack([join.weight.detach().abs().mean() for join in meaf.branch.joins]).mean()
+    return sizes
 
 
 def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
@@ -219,10 +252,20 @@ def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
 
 def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
     widths = {"expression_width": settings.expression_width, "pose_width": settings.pose_width}
-    fresh = default_config(settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion, **widths)
-    if not settings.init:
-        return MEAF(fresh)
-    meaf = _completed(load_meaf(Path(settings.init)).float().requires_grad_(True), fresh)
+    empty = base.text([""])
+    text = empty["encoder_hidden_states"][0]
+    branch = None
+    if settings.size != "light":
+        branch = branch_config(base.unet, settings.size, len(text), settings.light_too)
+    facts = settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion
+    fresh = default_config(*facts, **widths, branch=branch)
+    given = load_meaf(Path(settings.init)).float().requires_grad_(True) if settings.init else None
+    meaf = _completed(given, fresh, settings) if given else MEAF(fresh)
+    if meaf.branch and not (given and given.branch):
+        pooled = empty.get("added_cond_kwargs", {}).get("text_embeds")
+        meaf.branch.copy_base(base.unet, text, None if pooled is None else pooled[0])
+    if not given:
+        return meaf
     for name in settings.freeze:
         if name not in meaf.streams:
             raise ValueError(f"{settings.init} has no stream {name!r} to freeze; it has {', '.join(meaf.streams)}")
@@ -236,31 +279,48 @@ def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
     return meaf
 
 
-def _completed(given: MEAF, fresh: MEAFConfig) -> MEAF:
-    """The MEAF with new streams for those that it lacks; an imported one has but its own."""
+def _completed(given: MEAF, fresh: MEAFConfig, settings: MEAFSettings) -> MEAF:
+    """The MEAF with the streams and the branch that it lacks; an imported one has but its own stream."""
     config = given.config
-    if fresh.streams.keys() <= config.streams.keys():
+    if fresh.streams.keys() <= config.streams.keys() and fresh.branch == config.branch:
         return given
     own = [name for name, stream in config.streams.items() if not stream.face_model]
     if own and config.encoder != fresh.encoder:
         raise ValueError(f"the {own[0]} stream of MEAF {config.name!r} was trained on {config.encoder}; give that as --dsid")
     streams = {**fresh.streams, **config.streams}
-    meaf = MEAF(replace(config, name=fresh.name, streams=streams, encoder=fresh.encoder))
-    meaf.streams.update(given.streams)
+    meaf = MEAF(replace(config, name=fresh.name, streams=streams, encoder=fresh.encoder, branch=fresh.branch))
+    if meaf.load_state_dict(given.state_dict(), strict=False).unexpected_keys:
+        raise ValueError(
+            f"{settings.init} is of size {config.size} and has weights that --size {settings.size} has no place for; "
+            f"give --size {config.size}" + (" or add --light-too" if config.size == "light" else "")
+        )
+    if not config.branch:  # in the copy too, streams that are there begin silent; a frozen one stays so
+        for name, stream in meaf.streams.items():
+            for site in meaf.sites if name in config.streams else ():
+                if site.startswith(PREFIX):
+                    nn.init.zeros_(stream.sites.get_submodule(site).gate)
     return meaf
 
 
 def _optimizer(meaf: MEAF, settings: MEAFSettings) -> torch.optim.Optimizer:
-    matrices, rest = split_parameters([meaf], ("null_tokens",))
-    matrices, rest = ([p for p in group if p.requires_grad] for group in (matrices, rest))
+    matrices, rest = _trained(meaf.streams)
     gates = [p for p in rest if p.ndim == 0]
     optimizer = Muon(matrices, [p for p in rest if p.ndim], settings.lr)
     optimizer.add_param_group({"params": gates, "orthogonal": False, "lr": GATE_SPEED * settings.lr})
+    if meaf.branch:
+        for module, rate in ((meaf.branch.joins, settings.lr), (meaf.branch.copy, settings.copy_lr * settings.lr)):
+            for params, orthogonal in zip(_trained(module), (True, False)):
+                optimizer.add_param_group({"params": params, "orthogonal": orthogonal, "lr": rate})
     return optimizer
 
 
+def _trained(module: nn.Module) -> tuple[list, list]:
+    """Parameters that learn: matrices, and the rest."""
+    return tuple([p for p in group if p.requires_grad] for group in split_parameters([module], ("null_tokens",)))
+
+
 def main(argv: list[str] | None = None) -> None:
-    train(parse_settings(MEAFSettings, argv, "Train MEAF light on a frozen base."))
+    train(parse_settings(MEAFSettings, argv, "Train a MEAF on a frozen base."))
 
 
 if __name__ == "__main__":

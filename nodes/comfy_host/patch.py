@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...deepexpo_models.dsid import Identity, Semantics
 from ...deepexpo_models.meaf import StreamSettings, fuse, require_family, stream_codes
+from .branch import joined_branches
 from .memory import LoadedMEAF
-from .sampling import PatchStream, SamplingRun, check_batch, roles_by_position, roles_by_uuid
+from .sampling import PatchStream, SamplingRun, StreamCall, check_batch, roles_by_position, roles_by_uuid
 from .sites import PatchKey, find_sites
 
 KEY = "deepexpo.meaf"
@@ -140,36 +141,31 @@ class MEAFPatch:
         """Add the streams for this call of the U-Net."""
         run = transformer_options.get(KEY) or SamplingRun(self.streams, executor.class_obj.model_sampling, {})
         active = run.at_sigma(float(t.max())) if run.active is None else run.active
-        if active:
-            transformer_options = self._with_streams(transformer_options, run, active, len(x))
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        if not active:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        call = _call(run, active, transformer_options, len(x))
+        options = self._with_streams(transformer_options, call)
+        with joined_branches(executor.class_obj, call, x, t, control, options, kwargs.get("y")) as (control, options):
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-    def _with_streams(self, options: dict, run: SamplingRun, active: tuple[PatchStream, ...], batch: int) -> dict:
-        positions = options.get("cond_or_uncond") or [0]
-        listed = options.get(ROLES) or roles_by_position(1 + max(positions))
-        latents = batch // len(positions)
-        call = FusedCall(run, active, tuple(listed[i] for i in positions), _latent_rows(options, latents), None, "")
+    def _with_streams(self, options: dict, call: "FusedCall") -> dict:
+        """Streams in the base's own layers; a MEAF that acts in its branch alone has none there."""
+        active = tuple(stream for stream in call.active if not stream.meaf.sites.keys().isdisjoint(self.sites.values()))
+        if not active:
+            return options
         replacements = options.get("patches_replace", {})
         attn2 = dict(replacements.get("attn2", {}))
         for key, site in self.sites.items():
-            attn2[key] = replace(call, inner=attn2.get(key, attn2.get(key[:2])), site=site)
+            attn2[key] = replace(call, active=active, inner=attn2.get(key, attn2.get(key[:2])), site=site)
         return {**options, "patches_replace": {**replacements, "attn2": attn2}}
 
 
 @dataclass(frozen=True, eq=False)
-class FusedCall:
-    """The attn2 replacement of one layer for one call of the U-Net.
+class FusedCall(StreamCall):
+    """The attn2 replacement of one layer for one call of the U-Net; inner: the replacement that stood there, if any."""
 
-    roles: "cond" or "uncond" per chunk of the batch; rows: index in the run's batch of each latent of a chunk;
-    inner: the replacement that stood there, if any.
-    """
-
-    run: SamplingRun
-    active: tuple[PatchStream, ...]
-    roles: tuple[str, ...]
-    rows: tuple[int, ...]
-    inner: Callable | None
-    site: str
+    inner: Callable | None = None
+    site: str = ""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
         text = self._text(q, k, v, extra)
@@ -182,8 +178,7 @@ class FusedCall:
             return text
         height, width = extra["activations_shape"][-2:]
         for fusion, streams in _by_fusion(call.active):
-            parts = [call.run.fused(s, call.site, q, (height, width), call.roles, call.rows) for s in streams]
-            text = fuse(text, q, extra["n_heads"], parts, fusion)
+            text = fuse(text, q, extra["n_heads"], [call.fused(s, call.site, q, (height, width)) for s in streams], fusion)
         return text
 
     def _text(self, q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
@@ -206,6 +201,12 @@ class FusedCall:
 def _by_fusion(active: tuple[PatchStream, ...]):
     fusions = dict.fromkeys(stream.meaf.config.fusion for stream in active)
     return [(fusion, [s for s in active if s.meaf.config.fusion == fusion]) for fusion in fusions]
+
+
+def _call(run: SamplingRun, active: tuple[PatchStream, ...], options: dict, batch: int) -> FusedCall:
+    positions = options.get("cond_or_uncond") or [0]
+    listed = options.get(ROLES) or roles_by_position(1 + max(positions))
+    return FusedCall(run, active, tuple(listed[i] for i in positions), _latent_rows(options, batch // len(positions)))
 
 
 def _latent_rows(options: dict, latents: int) -> tuple[int, ...]:

@@ -150,6 +150,29 @@ class SamplingRun:
         return SiteTokens(_rows(tokens.key, rows), _rows(tokens.value, rows), tokens.null_logit)
 
 
+@dataclass(frozen=True, eq=False)
+class StreamCall:
+    """The streams that act in one call of the U-Net.
+
+    roles: "cond" or "uncond" per chunk of the batch; rows: index in the run's batch of each latent of a chunk.
+    """
+
+    run: SamplingRun
+    active: tuple[PatchStream, ...]
+    roles: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    def fused(self, stream: PatchStream, site: str, query: Tensor, size: tuple[int, int]) -> FusedStream:
+        """A stream's part at one layer; query (roles * rows, L, C), size: height and width of L."""
+        return self.run.fused(stream, site, query, size, self.roles, self.rows)
+
+    def mask(self, stream: PatchStream, device: torch.device) -> Tensor | None:
+        """(roles * rows, H, W) in [0, 1]."""
+        if stream.mask is None:
+            return None
+        return _rows(stream.mask.to(device), self.rows).repeat(len(self.roles), 1, 1)
+
+
 def _rows(x: Tensor, rows: tuple[int, ...]) -> Tensor:
     """x (1 or N, ...) -> (len(rows), ...). No index tensor: it would have to be sent to the device at each layer."""
     if len(x) == 1:

@@ -25,7 +25,19 @@ sys.path += [str(ROOT), str(ROOT / "tests")]
 
 import random_weights
 from rig import host
-from rig.cost import BASE, LATENT, LIGHT, OURS, PLAIN, TOKENS, Bench, default_config, projected_bytes, step_flops, time_of_streams
+from rig.cost import (
+    BASE,
+    LATENT,
+    LIGHT,
+    OURS,
+    PLAIN,
+    TOKENS,
+    Bench,
+    default_config,
+    projected_bytes,
+    step_flops,
+    time_of_streams,
+)
 from rig.pack import the_pack, weights_folder
 
 TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))

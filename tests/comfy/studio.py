@@ -20,10 +20,10 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 class Studio:
     """The parts, and what an artist does with them."""
 
-    def __init__(self, family: str):
-        self.family, self.pack = family, the_pack()
+    def __init__(self, family: str, size: str = "light"):
+        self.family, self.size, self.pack = family, size, the_pack()
         self.model = tiny_model(family)
-        self.meaf = self.pack.meaf(family)
+        self.meaf = self.pack.meaf(family, size)
         self.dsid = self.pack.dsid()
         self.positive, self.negative = conditioning(family, 1), conditioning(family, 5)
         self.identity, self.semantics = self.codes(0)

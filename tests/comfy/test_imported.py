@@ -146,7 +146,7 @@ def test_chained_to_a_meaf_of_ours_it_equals_one_meaf_with_both():
     """As train_meaf makes it of an imported identity: each stream reads its own encoder's codes."""
     studio, imported = Studio("sd15"), Imported("faceid", "sd15")
     given = imported.converted
-    own = load_meaf(weights_folder() / random_weights.MEAF_FILE.format("tiny-sd15"))
+    own = load_meaf(weights_folder() / random_weights.MEAF_FILE.format("tiny-sd15", "light"))
     both = MEAF(replace(own.config, streams={**own.config.streams, **given.config.streams}))
     both.streams.update({**own.streams, **given.streams})
     meaf = written_and_loaded(both)

@@ -61,7 +61,7 @@ def test_folder_lists_files_of_the_kind_first(pack, dsid):
 
 def test_wrong_files_are_refused_in_one_sentence(pack, dsid):
     with pytest.raises(ValueError, match="holds meaf data, expected dsid: it belongs into Load MEAF"):
-        pack.run("DeepExPoLoadDSID", dsid_name=random_weights.MEAF_FILE.format("tiny-sd15"))
+        pack.run("DeepExPoLoadDSID", dsid_name=random_weights.MEAF_FILE.format("tiny-sd15", "light"))
     with pytest.raises(ValueError, match="holds dsid data, expected meaf: it belongs into Load DSID"):
         pack.run("DeepExPoLoadMEAF", meaf_name=random_weights.DSID_FILE.format(DSID_CONFIG))
     with pytest.raises(ValueError, match="is in none of the deepexpo model folders"):

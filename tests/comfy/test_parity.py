@@ -11,10 +11,11 @@ from studio import Studio
 
 
 @pytest.mark.parametrize("mask", [None, "left"])
+@pytest.mark.parametrize("size", ["light", "control", "full"])
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
 @torch.no_grad()
-def test_hosts_agree(family, mask):
-    studio = Studio(family)
+def test_hosts_agree(family, size, mask):
+    studio = Studio(family, size)
     if mask:
         mask = torch.zeros(1, 64, 64)
         mask[..., :24] = 1
@@ -23,7 +24,7 @@ def test_hosts_agree(family, mask):
     noisy = latents(batch=2)
     ours = predict_noise(studio.apply(mask=mask, **widgets), noisy, 500, studio.positive)
 
-    meaf = load_meaf(studio.pack_weights() / random_weights.MEAF_FILE.format(f"tiny-{family}")).float()
+    meaf = load_meaf(studio.pack_weights() / random_weights.MEAF_FILE.format(f"tiny-{family}", size)).float()
     codes = {
         "identity": studio.identity.embedding,
         "expression": studio.semantics.expression,
@@ -36,6 +37,6 @@ def test_hosts_agree(family, mask):
         attached.condition(tokens, strengths, dict.fromkeys(tokens, mask) if mask is not None else None)
         theirs = twin_noise(twin, noisy, 500, studio.positive)
     difference = (ours - theirs).abs().max().item()
-    print(f"{family}: max difference {difference:.2g}, effect {(theirs - plain).abs().max().item():.2g}")
+    print(f"{family} {size}: max difference {difference:.2g}, effect {(theirs - plain).abs().max().item():.2g}")
     assert difference < 1e-5
     assert (theirs - plain).abs().max() > 0.05

@@ -17,11 +17,11 @@ from deepexpo_models.importers.sites import cross_attentions
 from deepexpo_models.meaf import load_meaf, save_meaf, stream_codes, unet_sites
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
-from deepexpo_models.training import ablation
+from deepexpo_models.training import ablation, compare_meaf
 from deepexpo_models.training.bases import load_base
 from deepexpo_models.training.meaf_batches import read_codes
 from deepexpo_models.training.meaf_clips import CaptionedFaces
-from deepexpo_models.training.train_meaf import MEAFSettings, drops, train
+from deepexpo_models.training.train_meaf import SIZES, MEAFSettings, drops, train
 
 STEPS = 3
 
@@ -131,31 +131,85 @@ def test_the_printed_formula_and_picture_losses_run(parts, tmp_path):
     assert train(settings(parts, tmp_path / "pictures", image_rows=2)) is not None
 
 
-def test_ablation(parts, tmp_path, monkeypatch):
-    """Both tables, end to end: what a row leaves out reaches its run, rows that are there are kept."""
+@pytest.mark.parametrize(("size", "light_too"), [("control", False), ("full", True)])
+def test_a_branch_learns_and_resumes(parts, tmp_path, size, light_too):
+    path = train(settings(parts, tmp_path / "a", size=size, light_too=light_too))
+    meaf, straight = load_meaf(path), weights(path)
+    assert meaf.config.size == size and all(x.isfinite().all() for x in straight.values())
+    base = load_starter(parts / "base.safetensors").unet.state_dict()
+    copied = {name.removeprefix("branch.copy."): x for name, x in straight.items() if name.startswith("branch.copy.")}
+    assert all((base[name] - x).abs().max() < 0.05 for name, x in copied.items()), "the copy began as the base"
+    assert any((base[name].half() - x).abs().max() > 1e-4 for name, x in copied.items()), "and learns"
+    assert all(join.weight.abs().max() > 0 for join in meaf.branch.joins)
+    assert meaf.branch.null_text.shape == (77, 32) and meaf.branch.null_text.abs().max() > 0
+    train(settings(parts, tmp_path / "b", steps=2, size=size, light_too=light_too))
+    resumed = weights(train(settings(parts, tmp_path / "b", size=size, light_too=light_too)))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_checkpointing_changes_no_gradient(parts, tmp_path, size):
+    """The backward pass runs layers again: with the streams and residuals of the forward pass."""
+    found = [weights(train(settings(parts, tmp_path / str(on), size=size, checkpointing=on))) for on in (False, True)]
+    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-3) for name in found[0])
+
+
+def test_a_branch_on_top_of_trained_streams(parts, tmp_path):
+    first = train(settings(parts, tmp_path / "a"))
+    both = {"size": "control", "light_too": True, "lr": 1e-9}
+    second = weights(train(settings(parts, tmp_path / "b", init=str(first), **both)))
+    before = weights(first)
+    assert all(torch.allclose(before[name], second[name], atol=1e-3) for name in before)
+    gates = [x for name, x in second.items() if ".sites.branch." in name and name.endswith("gate")]
+    assert gates and all(gate.abs() < 1e-3 for gate in gates)
+    with pytest.raises(ValueError, match=r"of size light and has weights that --size control has no place for; .* --light-too"):
+        train(settings(parts, tmp_path / "c", init=str(first), size="control"))
+
+
+def test_an_imported_identity_is_silent_in_a_new_branch(parts, imported, tmp_path):
+    kept = {"init": str(imported), "freeze": ("identity",), "size": "control", "light_too": True}
+    after = weights(train(settings(parts, tmp_path, **kept)))
+    gates = {name: x for name, x in after.items() if ".sites.branch." in name and name.endswith("gate")}
+    for name, gate in gates.items():
+        assert (gate == 0) == name.startswith("streams.identity.")
+
+
+@pytest.fixture
+def small(parts, tmp_path):
+    """Arguments that every comparison needs; a judge and 64-pixel faces beside."""
     pytest.importorskip("matplotlib")
-    shards.write_shard(tmp_path / "faces64", 0, size=64)
     save_judge(tmp_path / "judge.safetensors", Judge(JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)))
+    return ["--out", tmp_path / "out", "--steps", "2", "--batch-size", "4", "--threads", "1"]
+
+
+def test_ablation(small, tmp_path, monkeypatch):
+    """End to end: what a row leaves out reaches its run, rows that are there are kept."""
+    shards.write_shard(tmp_path / "faces64", 0, size=64)
     monkeypatch.setattr(ablation, "ROWS", {name: ablation.ROWS[name] for name in ("without cycle", "all measures")})
-    command = [
-        "--out", tmp_path / "out", "--synthetic", tmp_path / "faces64", "--steps", "2", "--fusion-steps", "2",
-        "--batch-size", "4", "--people", "10",
-        "--dsid", parts / "dsid.safetensors", "--base", parts / "base.safetensors", "--judge", tmp_path / "judge.safetensors",
-        "--faces", parts / "faces", "--pictures", "3", "--threads", "1",
-    ]  # fmt: skip
-    ablation.main([str(part) for part in command])
+    command = [str(part) for part in [*small, "--synthetic", tmp_path / "faces64", "--people", "10"]]
+    ablation.main(command)
     out = tmp_path / "out"
     table = json.loads((out / "dsid.json").read_text())
     assert [row["row"] for row in table] == ["without cycle", "all measures"] and (out / "dsid.png").stat().st_size > 1000
     logged = {name: (out / name / "log.jsonl").read_text() for name in ("without-cycle", "all-measures")}
     assert '"cycle"' in logged["all-measures"] and '"cycle"' not in logged["without-cycle"]
-    fusion = json.loads((out / "fusion.json").read_text())
-    assert [row["row"] for row in fusion] == ["ours", "the printed formula", "base alone"]
-    assert {path.name.split("-")[0] for path in (out / "cache").iterdir()} == {"codes", "latents"}
     trained = lambda: {path: path.stat().st_mtime_ns for path in out.glob("*/dsid.safetensors")}  # noqa: E731
     before = trained()
-    ablation.main([str(part) for part in command])
+    ablation.main(command)
     assert trained() == before and len(before) == 2
+
+
+def test_comparison_of_sizes_and_formulas(parts, small, tmp_path):
+    files = {f"--{name}": parts / f"{name}.safetensors" for name in ("dsid", "base")}
+    files |= {"--judge": tmp_path / "judge.safetensors", "--synthetic": parts / "faces", "--pictures": 3}
+    compare_meaf.main([str(part) for part in [*small, *(part for pair in files.items() for part in pair)]])
+    table = {row.pop("row"): row for row in json.loads((tmp_path / "out" / "sizes.json").read_text())}
+    assert list(table) == [*compare_meaf.ROWS, "base alone"]
+    light, control, full = (table[name] for name in ("light", "control", "full"))
+    for figure in ("weights, millions", "MiB kept for backward", "MiB of weights, gradients, optimizer"):
+        assert light[figure] < control[figure] < full[figure]
+    assert table["base alone"]["ms per drawing step"] > 0 and light["s per training step"] > 0
+    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "cache").iterdir()} == {"codes", "latents"}
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import random_weights
 from deepexpo_models.dsid import EncoderId
-from deepexpo_models.meaf import UNetShape
+from deepexpo_models.meaf import BranchConfig, UNetShape
 
-from .families import TINY, describe
+from .families import TIME_IDS, TINY, describe
 from .host import LoadedPack, base_directory, load_pack
 
 DSID_CONFIG = "starter"
@@ -29,13 +29,21 @@ def tiny_shape(family: str) -> UNetShape:
     )
 
 
+def tiny_branch(family: str, size: str, light_too: bool = False) -> BranchConfig:
+    """Of a copy of models.tiny_model(family)."""
+    kind, channels = describe(family), tiny_shape(family).channels
+    heads = [kind.heads or width // TINY.head_channels for width in channels]
+    return BranchConfig(size, heads, kind.linear, 4, TINY.pooled + TIME_IDS if kind.pooled else 0, light_too=light_too)
+
+
 @functools.cache
 def weights_folder() -> Path:
-    """models/deepexpo of the in-process ComfyUI, with a random DSID and a random MEAF per tiny family."""
+    """models/deepexpo of the in-process ComfyUI, with a random DSID and a random MEAF of each size per tiny family."""
     folder = base_directory() / "models" / "deepexpo"
     encoder = write_dsid(folder)
     for family in ("sd15", "sd2", "sdxl"):
-        random_weights.write_meaf(folder, f"tiny-{family}", DSID_CONFIG, encoder, tiny_shape(family))
+        for branch in (None, tiny_branch(family, "control"), tiny_branch(family, "full", light_too=True)):
+            random_weights.write_meaf(folder, f"tiny-{family}", DSID_CONFIG, encoder, tiny_shape(family), branch)
     return folder
 
 
@@ -57,9 +65,9 @@ class Pack:
         weights_folder()
         return self.run("DeepExPoLoadDSID", dsid_name=random_weights.DSID_FILE.format(DSID_CONFIG))
 
-    def meaf(self, family: str):
+    def meaf(self, family: str, size: str = "light"):
         weights_folder()
-        return self.run("DeepExPoLoadMEAF", meaf_name=random_weights.MEAF_FILE.format(f"tiny-{family}"))
+        return self.run("DeepExPoLoadMEAF", meaf_name=random_weights.MEAF_FILE.format(f"tiny-{family}", size))
 
     def module(self, name: str):
         return self.loaded.submodule(name)

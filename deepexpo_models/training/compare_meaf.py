@@ -1,0 +1,152 @@
+"""Sizes and formulas of MEAF at equal training: python -m deepexpo_models.training.compare_meaf --out OUT --synthetic FACES
+
+Every row of ROWS is a run on the starter's base that differs in one thing from "light", with the same steps, batches and seed;
+all are measured by the same judge on the same orders. Rows that are done already are kept.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ..dsid import load_dsid
+from ..evaluation.judges import judged, load_judge
+from ..evaluation.meaf_report import Studio, figures, make_order
+from ..evaluation.run import add_files
+from ..evaluation.tables import as_json, write_table
+from ..meaf import load_meaf
+from ..starter.diffusers_host import load_starter
+from .engine import Engine
+from .train_meaf import MEAFSettings, make_parts, train
+
+ROWS = {
+    "light": {},
+    "light, the printed formula": {"fusion": "paper"},
+    "control": {"size": "control"},
+    "control, light too": {"size": "control", "light_too": True},
+    "full": {"size": "full"},
+}
+SHOWN = {
+    "POSE": "POSE, degrees",
+    "expression correlation, main": "expression correlation",
+    "identity top-1": "identity top-1",
+    "ID": "ID",
+    "context, mean": "context right",
+}
+MEGABYTE = 2**20
+TIMED = 5  # steps of which the median is told
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--synthetic", required=True, help="folder of drawn faces of the base's size")
+    add_files(parser)
+    parser.add_argument("--cache", default="", help="folder for the faces' codes and latents; default: in --out")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--copy-lr", type=float, default=0.25, help="of the copy, in shares of --lr")
+    parser.add_argument("--pictures", type=int, default=50, help="of the measurement")
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
+    parser.add_argument("--threads", type=int, default=0)
+    table(parser.parse_args(argv))
+
+
+def table(options: argparse.Namespace) -> list[dict]:
+    """Train and measure the rows, and the base alone; writes sizes.json and sizes.md."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    judge, base = load_judge(options.judge), load_starter(options.base)
+    dsid = load_dsid(options.dsid).float().eval()
+    order = make_order(options.pictures, seed=5)
+    rows = []
+    for name in (*options.rows, "base alone"):
+        done = options.out / _folder(name) / "measured.json"
+        if not done.exists():
+            settings = None if name == "base alone" else _settings(options, name)
+            path = train(settings) if settings else None
+            studio = Studio(base, load_meaf(path).float().eval() if path else None, dsid)
+            found = figures(order, judged(judge, studio.draw(order)), judge)
+            costs = {**_drawing_cost(studio), **(_training_cost(settings) if settings else {})}
+            done.parent.mkdir(parents=True, exist_ok=True)
+            done.write_text(as_json({**{title: found[key] for key, title in SHOWN.items()}, **costs}))
+        rows.append({"row": name, **json.loads(done.read_text())})
+    write_table(options.out, "sizes", rows)
+    return rows
+
+
+def _settings(options: argparse.Namespace, name: str) -> MEAFSettings:
+    settings = MEAFSettings(
+        out=str(options.out / _folder(name)), dsid=str(options.dsid), base=str(options.base), synthetic=options.synthetic,
+        cache=options.cache or str(options.out / "cache"), steps=options.steps, batch_size=options.batch_size,
+        expression_width=128, pose_width=64, lr=options.lr, copy_lr=options.copy_lr, snr_gamma=0.0, warmup=20, ema=0.99,
+        grad_clip=0.0, sample_every=0, save_every=100, threads=options.threads,
+    )  # fmt: skip
+    return replace(settings, **ROWS[name])
+
+
+def _folder(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
+
+
+def _drawing_cost(studio: Studio) -> dict[str, float]:
+    """Of one step of one picture, with guidance, in processor time of this machine; and of the weights."""
+    order = make_order(1, seed=6)
+    short = replace(studio, steps=1)
+    more = replace(studio, steps=1 + TIMED)
+    seconds = [_processor_time(lambda: more.draw(order)) - _processor_time(lambda: short.draw(order)) for _ in range(TIMED)]
+    found = {"ms per drawing step": 1000 * median(seconds) / TIMED}
+    if studio.meaf is None:
+        return found
+    return {"weights, millions": sum(p.numel() for p in studio.meaf.parameters()) / 1e6, **found}
+
+
+def _training_cost(settings: MEAFSettings) -> dict[str, float]:
+    """Of one step: processor time, and memory: what forward keeps for backward, and weights, gradients and the optimizer's
+    state of what learns."""
+    timing = replace(settings, out=f"{settings.out}/cost", steps=TIMED)
+    parts = make_parts(timing, Engine(timing))
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def step(number: int) -> None:
+        generator = torch.Generator().manual_seed(number)
+        batch = parts.data.sample(timing.batch_size, generator)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = sum(parts.step(batch, generator).values())
+        loss.backward()
+        parts.optimizer.step(), parts.optimizer.zero_grad()
+
+    seconds = []
+    for number in range(TIMED):
+        kept.clear()
+        seconds.append(_processor_time(lambda number=number: step(number)))
+    learnt = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    states = [x for state in parts.optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
+    weights = {p.untyped_storage().data_ptr() for module in (parts.base.unet, parts.meaf) for p in module.parameters()}
+    activations = sum(size for place, size in kept.items() if place not in weights)
+    held = sum(2 * p.numel() * p.element_size() for p in learnt) + sum(x.numel() * x.element_size() for x in states)
+    return {
+        "s per training step": median(seconds),
+        "MiB kept for backward": activations / MEGABYTE,
+        "MiB of weights, gradients, optimizer": held / MEGABYTE,
+    }
+
+
+def _processor_time(call) -> float:
+    """Seconds of all threads: other work on the machine does not count."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
