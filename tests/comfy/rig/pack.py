@@ -10,7 +10,7 @@ import random_weights
 from deepexpo_models.dsid import EncoderId
 from deepexpo_models.meaf import BranchConfig, UNetShape
 
-from .families import TIME_IDS, TINY, describe
+from .families import TIME_IDS, TINY, Widths, describe
 from .host import LoadedPack, base_directory, load_pack
 
 DSID_CONFIG = "starter"
@@ -29,11 +29,12 @@ def tiny_shape(family: str) -> UNetShape:
     )
 
 
-def tiny_branch(family: str, size: str, light_too: bool = False) -> BranchConfig:
-    """Of a copy of models.tiny_model(family)."""
-    kind, channels = describe(family), tiny_shape(family).channels
-    heads = [kind.heads or width // TINY.head_channels for width in channels]
-    return BranchConfig(size, heads, kind.linear, 4, TINY.pooled + TIME_IDS if kind.pooled else 0, light_too=light_too)
+def branch_of(family: str, size: str, widths: Widths = TINY, light_too: bool = False) -> BranchConfig:
+    """Of a copy of a family's model at these widths."""
+    kind = describe(family)
+    channels = [widths.channels * factor for factor in kind.blocks["channel_mult"]]
+    heads = [kind.heads or width // widths.head_channels for width in channels]
+    return BranchConfig(size, heads, kind.linear, 4, widths.pooled + TIME_IDS if kind.pooled else 0, light_too=light_too)
 
 
 @functools.cache
@@ -42,7 +43,7 @@ def weights_folder() -> Path:
     folder = base_directory() / "models" / "deepexpo"
     encoder = write_dsid(folder)
     for family in ("sd15", "sd2", "sdxl"):
-        for branch in (None, tiny_branch(family, "control"), tiny_branch(family, "full", light_too=True)):
+        for branch in (None, branch_of(family, "control"), branch_of(family, "full", light_too=True)):
             random_weights.write_meaf(folder, f"tiny-{family}", DSID_CONFIG, encoder, tiny_shape(family), branch)
     return folder
 
