@@ -4,7 +4,6 @@ or --synthetic FACES, where every sample has a true picture: expression and pose
 frozen.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,16 +17,18 @@ from ..image import resize
 from ..meaf import MEAF, MEAFConfig, light_config, load_meaf, save_meaf
 from ..meaf.diffusers_host import AttachedMEAF
 from ..meaf.fusion import FUSIONS
-from ..muon import Muon, split_parameters
 from .bases import Base, load_base
 from .config import RunSettings, option, parse_settings
 from .diffusion_loss import min_snr_weights, sample_times
 from .ema import EMA
 from .engine import Engine, make_scheduler
+from .lora import attach_lora, release_lora, without_lora
 from .meaf_batches import DrawnTargets, MEAFBatch
 from .meaf_clips import CaptionedFaces
+from .optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from .sharding import parameters_named, state_of
 
-GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can
+AVERAGES = {"meaf": "ema", "lora": "lora_ema"}  # what is trained -> its average, as states name both
 IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
 
 
@@ -51,6 +52,9 @@ class MEAFSettings(RunSettings):
     fusion: str = option("tokens", "how a stream is fused; paper is the printed formula", choices=tuple(FUSIONS), fixed=True)
     expression_width: int = option(512, "width of the expression tokens", fixed=True)
     pose_width: int = option(256, "width of the pose tokens", fixed=True)
+    optimizer: str = option("muon", "what moves the weights", choices=tuple(OPTIMIZERS), fixed=True)
+    lora_rank: int = option(0, "rank of a LoRA on the base's attention, trained beside; 0: none", fixed=True)
+    lora_share: float = option(0.1, "learning rate of the LoRA, as a share of --lr")
     drop_text: float = option(0.1, "share of empty prompts")
     drop_stream: float = option(0.1, "share of each stream's codes left out, independently")
     drop_streams: float = option(0.05, "share of samples without any code")
@@ -72,13 +76,15 @@ class MEAFSettings(RunSettings):
         super().__post_init__()
         if bool(self.synthetic) == bool(self.clips or self.stills):
             raise ValueError("give either --synthetic or --clips and --stills, the faces to train on")
+        if self.lora_rank < 0 or not self.lora_share > 0:
+            raise ValueError(f"lora_rank is {self.lora_rank}, lora_share {self.lora_share}; give 0 or more, and above 0")
         if self.freeze and not self.init:
             raise ValueError("--freeze keeps streams of --init, which is not given")
 
 
 def train(settings: MEAFSettings) -> Path | None:
     """Run or resume; returns the released file, None when the run was stopped before its end."""
-    engine = Engine(settings)
+    engine = Engine(settings, shards=True)
     dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False)
     base = load_base(settings.base, engine.device, config=settings.base_config)
     if settings.checkpointing:
@@ -86,11 +92,15 @@ def train(settings: MEAFSettings) -> Path | None:
     dsid.to(engine.device)
     data = _data(settings, dsid, base, engine)
     meaf = _meaf(settings, dsid, base)
+    trained = {"meaf": meaf, **({"lora": attach_lora(base.unet, settings.lora_rank)} if settings.lora_rank else {})}
     step_module = MEAFStep(meaf, base, dsid, settings)
-    optimizer, schedule, ema = _optimizer(meaf, settings), None, EMA(meaf, settings.ema)
+    step_module.lora = trained.get("lora")  # shared with the base, which is no part of the module
+    optimizer = _optimizer(trained, settings, engine.sharded)
     schedule = make_scheduler(optimizer, settings)
     step_module, optimizer = engine.prepare(step_module, optimizer)
-    for name, thing in {"meaf": meaf, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
+    emas = {name: EMA(module, settings.ema) for name, module in trained.items()}
+    averages = {AVERAGES[name]: ema for name, ema in emas.items()}
+    for name, thing in {**trained, "optimizer": optimizer, "schedule": schedule, **averages}.items():
         engine.register(name, thing)
 
     for step in engine.steps(engine.restore()):
@@ -101,18 +111,18 @@ def train(settings: MEAFSettings) -> Path | None:
                 terms = step_module(batch, generator)
             weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
-        norm = engine.clip(meaf.parameters())
+        norm = engine.clip(step_module.parameters())
         optimizer.step(), schedule.step(), optimizer.zero_grad()
-        ema.update(meaf, step)
+        for name, ema in emas.items():
+            ema.update(trained[name], step)
         engine.log(step, {**terms, "grad_norm": norm, **gate_sizes(meaf)})
 
     if not engine.finished:
         return None
-    path = Path(settings.out) / "meaf.safetensors"
-    with ema.applied(meaf):
-        if engine.is_main:
-            save_meaf(path, copy.deepcopy(meaf).half())
-    return path
+    averaged = {name: state_of(ema, engine.is_main) for name, ema in emas.items()}
+    if engine.is_main:
+        _release(Path(settings.out), meaf.config, averaged)
+    return Path(settings.out) / "meaf.safetensors"
 
 
 class MEAFStep(nn.Module):
@@ -144,7 +154,7 @@ class MEAFStep(nn.Module):
         known = batch.has_target.to(clean)
         terms = {"noise": (error.mean((1, 2, 3)) * self.snr_weights.to(clean)[times] * known).mean()}
         if not batch.has_target.all():
-            with torch.no_grad():
+            with torch.no_grad(), without_lora(base.unet):
                 own = base.unet(noisy, times, **text).sample.float()
             moved = (found - own).square() * (1 - batch.face.to(clean)) * (1 - known)[:, None, None, None]
             terms["prior"] = moved.mean()
@@ -198,7 +208,7 @@ def drops(count: int, streams: tuple[str, ...], settings: MEAFSettings, generato
 def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
     """Mean size of each stream's gates: how much of it the U-Net hears."""
     return {
-        f"gate/{name}": torch.stack([p.detach().abs() for key, p in stream.named_parameters() if key.endswith("gate")]).mean()
+        f"gate/{name}": torch.stack([p.detach().abs() for p in parameters_named("gate", stream)]).mean()
         for name, stream in meaf.streams.items()
     }
 
@@ -250,13 +260,19 @@ def _completed(given: MEAF, fresh: MEAFConfig) -> MEAF:
     return meaf
 
 
-def _optimizer(meaf: MEAF, settings: MEAFSettings) -> torch.optim.Optimizer:
-    matrices, rest = split_parameters([meaf], ("null_tokens",))
-    matrices, rest = ([p for p in group if p.requires_grad] for group in (matrices, rest))
-    gates = [p for p in rest if p.ndim == 0]
-    optimizer = Muon(matrices, [p for p in rest if p.ndim], settings.lr)
-    optimizer.add_param_group({"params": gates, "orthogonal": False, "lr": GATE_SPEED * settings.lr})
-    return optimizer
+def _optimizer(trained: dict[str, nn.Module], settings: MEAFSettings, sharded: bool) -> torch.optim.Optimizer:
+    shares = {"meaf": 1.0, "lora": settings.lora_share}
+    rated = [(module, shares[name]) for name, module in trained.items()]
+    return make_optimizer(settings.optimizer, parameter_groups(rated, settings.lr, ("null_tokens",)), sharded)
+
+
+def _release(out: Path, config: MEAFConfig, averaged: dict[str, dict[str, Tensor]]) -> None:
+    """Averaged weights -> meaf.safetensors and, where there is a LoRA, lora.safetensors: both in half precision."""
+    meaf = MEAF(config)
+    meaf.load_state_dict(averaged["meaf"])
+    save_meaf(out / "meaf.safetensors", meaf.half())
+    if "lora" in averaged:
+        release_lora(out / "lora.safetensors", averaged["lora"])
 
 
 def main(argv: list[str] | None = None) -> None:
