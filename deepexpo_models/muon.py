@@ -45,6 +45,15 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
 
+    @classmethod
+    def over(cls, groups: list[dict]) -> "Muon":
+        """Over groups of one's own, at least one: {"params": [...], "orthogonal": whether they are matrices, "lr": ...}."""
+        first, *others = groups
+        optimizer = cls(*((first["params"], []) if first["orthogonal"] else ([], first["params"])), first["lr"])
+        for group in others:
+            optimizer.add_param_group(group)
+        return optimizer
+
     @torch.no_grad()
     def step(self, closure=None):
         loss = closure() if closure is not None else None

@@ -2,7 +2,9 @@
 
 from .convert import convert, recognise
 from .layouts import KINDS, Kind, Layout
-from .lora import lora_tensors, save_lora
+from .lora import lora_file, lora_tensors, save_lora
 from .read import PublicFile, open_public
 
-__all__ = ["KINDS", "Kind", "Layout", "PublicFile", "convert", "lora_tensors", "open_public", "recognise", "save_lora"]
+__all__ = [
+    "KINDS", "Kind", "Layout", "PublicFile", "convert", "lora_file", "lora_tensors", "open_public", "recognise", "save_lora",
+]  # fmt: skip

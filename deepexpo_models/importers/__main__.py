@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..meaf import save_meaf
 from ..meaf.files import face_metadata
-from . import KINDS, Layout, convert, open_public, recognise, save_lora
+from . import KINDS, Layout, convert, lora_tensors, open_public, recognise, save_lora
 
 NEEDS = {  # face model -> what makes its codes
     "buffalo_l": "Encode Identity with recogniser buffalo_l (insightface)",
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> str:
     tensors = file.tensors()
     save_meaf(options.out, convert(layout, tensors, options.name or f"{layout.kind.name}-{layout.base}"))
     if options.lora_out:
-        save_lora(options.lora_out, tensors, layout.unet)
+        save_lora(options.lora_out, lora_tensors(tensors, layout.unet))
     return _report(layout, options)
 
 

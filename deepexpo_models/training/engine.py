@@ -45,8 +45,9 @@ from tqdm import tqdm
 from .checkpoint import TrainingError, latest_state, load_state, prune, random_state, save_state, set_random_state, step_of
 from .config import RunSettings
 from .processes import gather_with_grad, unwrap
-from .run_folder import RunFolder
+from .run_folder import Averages, RunFolder
 from .schedule import make_scheduler
+from .sharding import check_launch, load_into, shapes_of, shard, state_of, whole, without_scalars
 
 __all__ = ["Engine", "TrainingError", "gather_with_grad", "make_scheduler"]
 
@@ -62,7 +63,9 @@ class Engine:
     Steps are counted from 0; a state, a log line or a picture is named by the steps done when it was made.
     """
 
-    def __init__(self, settings: RunSettings):
+    def __init__(self, settings: RunSettings, shards: bool = False):
+        """shards: whether this trainer may be launched with FSDP; others refuse it."""
+        check_launch(shards)
         self.settings = settings
         self.started = time.monotonic()
         gpu = torch.cuda.is_available()
@@ -78,11 +81,12 @@ class Engine:
             # A forward pass must not overwrite buffers that an earlier one of the same step still needs (two passes per step).
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        self.sharded = shard(self.accelerator)
         self.folder = RunFolder(settings.out, self.is_main, settings.tensorboard)
         self.folder.write_settings(settings, processes=self.processes, device=_device_name(self.device))
         self.finished = False
         self._things: dict[str, object] = {}
-        self._log = _Averages()
+        self._log = Averages()
         self._state = None  # path of the last whole state
         self._saved = None  # the step it is of
         self._step = None  # the step under way
@@ -109,11 +113,14 @@ class Engine:
     def prepare(self, *things):
         """Modules and optimizers -> the same on this run's device, wrapped for several processes; one alone, or a tuple.
 
+        Under FSDP the weights become slices: make their EMA afterwards.
         Schedulers are left out: accelerate would step them once per process.
         """
         for thing in things:
             if not isinstance(thing, nn.Module | torch.optim.Optimizer):
                 raise ValueError(f"prepare takes modules and optimizers, got a {type(thing).__name__}; only register that one")
+            if self.sharded and isinstance(thing, nn.Module):
+                without_scalars(thing)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.15; accelerate 1.15 knows no other
             return self.accelerator.prepare(*things)
@@ -180,9 +187,9 @@ class Engine:
         """Write the state after `done` steps, then delete the oldest. All processes call it. TrainingError when it cannot."""
         if self._saved == done:
             return
-        randoms = gather_object([random_state()])
+        state = self._all_state(gather_object([random_state()]))
         if self.is_main:
-            self._state = save_state(self.folder.states, done, self._all_state(randoms))
+            self._state = save_state(self.folder.states, done, state)
             prune(self.folder.states, self.settings.keep)
         self._saved = done
         self.accelerator.wait_for_everyone()
@@ -203,7 +210,7 @@ class Engine:
 
         In fp16 a norm that is not finite is the loss scaler's business: it skips the step and lowers its scale.
         """
-        norm = self.accelerator.clip_grad_norm_(list(parameters), self.settings.grad_clip or math.inf)
+        norm = whole(self.accelerator.clip_grad_norm_(list(parameters), self.settings.grad_clip or math.inf))
         if self.accelerator.scaler is None and not torch.isfinite(norm):
             self._broken("the gradient norm", "")
         return norm
@@ -211,11 +218,11 @@ class Engine:
     def log(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Add numbers (floats, 0-d tensors) to the averages of the line under way; outside `steps`, write a line at once.
 
-        All processes call it with the same names; the line has the mean over them.
+        All processes call it; the line has the mean over those that have a name.
         """
         self._log.add(values)
         if self._step is None:
-            self.folder.write_line(step, self._log.means(self.accelerator))
+            self.folder.write_line(step, self._log.means(self.device))
             self._log.start(step)
 
     def images(self, step: int, name: str, images: Tensor, columns: int = 8) -> None:
@@ -234,7 +241,7 @@ class Engine:
             "settings": dataclasses.asdict(self.settings),
             "random": randoms,
             "scaler": scaler.state_dict() if scaler is not None else {},
-            "things": {name: dict(thing.state_dict()) for name, thing in self._things.items()},
+            "things": {name: state_of(thing, self.is_main) for name, thing in self._things.items()},
         }
 
     def _load(self, path: Path) -> None:
@@ -243,7 +250,7 @@ class Engine:
         # A schedule sets the learning rate of this run's settings anew; so optimizers, which bring the old one, come first.
         for name, thing in sorted(self._things.items(), key=lambda item: not isinstance(item[1], torch.optim.Optimizer)):
             try:
-                thing.load_state_dict(state["things"][name])
+                load_into(thing, state["things"][name])
             except (RuntimeError, ValueError, KeyError) as error:
                 raise ValueError(self._unfit(path.name, f"{name}: {str(error).splitlines()[0]}")) from error
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -258,7 +265,8 @@ class Engine:
         if state["trainer"] != type(self.settings).__name__:
             raise ValueError(self._unfit(name, f"it is of {state['trainer']}, this is {type(self.settings).__name__}"))
         for field in dataclasses.fields(self.settings):
-            now, then = getattr(self.settings, field.name), state["settings"].get(field.name, field.default)  # an older state
+            now = getattr(self.settings, field.name)
+            then = state["settings"].get(field.name, field.default)  # a setting that is newer than the state
             if field.metadata.get("fixed") and now != then:
                 raise ValueError(self._unfit(name, f"{field.name} was {then}, now {now}"))
         if odd := sorted(state["things"].keys() ^ self._things.keys()):
@@ -268,7 +276,7 @@ class Engine:
                 self._check_shapes(name, part, thing, state["things"][part])
 
     def _check_shapes(self, name: str, part: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-        now = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+        now = shapes_of(module)
         then = {key: tuple(tensor.shape) for key, tensor in state.items() if isinstance(tensor, Tensor)}
         if wrong := [key for key in {**now, **then} if now.get(key) != then.get(key)]:
             first = wrong[0]
@@ -298,7 +306,7 @@ class Engine:
 
     def _write_log(self, done: int, progress: tqdm) -> None:
         rate = self._log.rate(done)
-        values = self._log.means(self.accelerator)
+        values = self._log.means(self.device)
         self._log.start(done)
         progress.set_postfix({name: f"{value:.3g}" for name, value in list(values.items())[:4]})
         optimizers = {name: thing for name, thing in self._things.items() if isinstance(thing, torch.optim.Optimizer)}
@@ -354,33 +362,6 @@ class Engine:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-
-
-class _Averages:
-    """Sums of logged numbers, kept on their devices until a line is written, and the steps since the last one."""
-
-    def __init__(self):
-        self.start(0)
-
-    def start(self, step: int) -> None:
-        self.sums: dict[str, float | Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.step, self.time = step, time.monotonic()
-
-    def add(self, values: Mapping[str, float | Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach().float() if isinstance(value, Tensor) else float(value)
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        if not self.sums:
-            return {}
-        means = [torch.as_tensor(self.sums[name] / self.counts[name], device=accelerator.device) for name in self.sums]
-        return dict(zip(self.sums, accelerator.reduce(torch.stack(means).float(), "mean").tolist()))
-
-    def rate(self, step: int) -> float:
-        return (step - self.step) / max(1e-9, time.monotonic() - self.time)
 
 
 def _mix(*numbers: int) -> int:

@@ -4,15 +4,20 @@ import dataclasses
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
+
+from .sharding import whole
 
 PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -97,6 +102,35 @@ class RunFolder:
         """Flush TensorBoard."""
         if self.board is not None:
             self.board.flush()
+
+
+class Averages:
+    """Sums of logged numbers, kept on their devices until a line is written, and the steps since the last one."""
+
+    def __init__(self):
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        self.sums: dict[str, float | Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.step, self.time = step, time.monotonic()
+
+    def add(self, values: Mapping[str, float | Tensor]) -> None:
+        for name, value in values.items():
+            value = whole(value.detach()).float() if isinstance(value, Tensor) else float(value)
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self, device: torch.device) -> dict[str, float]:
+        """Over all processes; a name counts where it was logged, since a loss term may be one batch's alone."""
+        means = [torch.as_tensor(self.sums[name] / self.counts[name], device=device).float() for name in self.sums]
+        own = dict(zip(self.sums, torch.stack(means).tolist() if means else []))
+        parts = gather_object([own])
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: statistics.fmean(part[name] for part in parts if name in part) for name in names}
+
+    def rate(self, step: int) -> float:
+        return (step - self.step) / max(1e-9, time.monotonic() - self.time)
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:

@@ -4,7 +4,6 @@ or --synthetic FACES, where every sample has a true picture: expression and pose
 frozen.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +18,19 @@ from ..meaf import MEAF, MEAFConfig, default_config, load_meaf, save_meaf
 from ..meaf.branch import COPIED, PREFIX
 from ..meaf.diffusers_host import AttachedMEAF, branch_config
 from ..meaf.fusion import FUSIONS
-from ..muon import Muon, split_parameters
 from .bases import Base, load_base
 from .config import RunSettings, option, parse_settings
 from .diffusion_loss import min_snr_weights, sample_times
 from .ema import EMA
 from .engine import Engine, make_scheduler
+from .lora import attach_lora, release_lora, without_lora
 from .meaf_batches import DrawnTargets, MEAFBatch
 from .meaf_clips import CaptionedFaces
+from .optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from .sharding import parameters_named, state_of
 
-GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can
 SIZES = ("light", *COPIED)
+AVERAGES = {"meaf": "ema", "lora": "lora_ema"}  # what is trained -> its average, as states name both
 IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
 
 
@@ -56,6 +57,9 @@ class MEAFSettings(RunSettings):
     fusion: str = option("tokens", "how a stream is fused; paper is the printed formula", choices=tuple(FUSIONS), fixed=True)
     expression_width: int = option(512, "width of the expression tokens", fixed=True)
     pose_width: int = option(256, "width of the pose tokens", fixed=True)
+    optimizer: str = option("muon", "what moves the weights", choices=tuple(OPTIMIZERS), fixed=True)
+    lora_rank: int = option(0, "rank of a LoRA on the base's attention, trained beside; 0: none", fixed=True)
+    lora_share: float = option(0.1, "learning rate of the LoRA, as a share of --lr")
     drop_text: float = option(0.1, "share of empty prompts")
     drop_stream: float = option(0.1, "share of each stream's codes left out, independently")
     drop_streams: float = option(0.05, "share of samples without any code")
@@ -77,6 +81,8 @@ class MEAFSettings(RunSettings):
         super().__post_init__()
         if bool(self.synthetic) == bool(self.clips or self.stills):
             raise ValueError("give either --synthetic or --clips and --stills, the faces to train on")
+        if self.lora_rank < 0 or not self.lora_share > 0:
+            raise ValueError(f"lora_rank is {self.lora_rank}, lora_share {self.lora_share}; give 0 or more, and above 0")
         if self.freeze and not self.init:
             raise ValueError("--freeze keeps streams of --init, which is not given")
         if self.light_too and self.size == "light":
@@ -85,13 +91,18 @@ class MEAFSettings(RunSettings):
 
 @dataclass
 class Parts:
-    """What a run is made of: the base, batches, the module that makes loss terms of them, its MEAF and its optimizer."""
+    """What a run is made of: the base, batches, the module that makes loss terms of them, what of it is trained ("meaf" and
+    perhaps "lora") and the optimizer of that."""
 
     base: Base
     data: object
     step: "MEAFStep"
-    meaf: MEAF
+    trained: dict[str, nn.Module]
     optimizer: torch.optim.Optimizer
+
+    @property
+    def meaf(self) -> MEAF:
+        return self.trained["meaf"]
 
 
 def make_parts(settings: MEAFSettings, engine: Engine) -> Parts:
@@ -105,17 +116,22 @@ def make_parts(settings: MEAFSettings, engine: Engine) -> Parts:
         base.unet.enable_gradient_checkpointing()
     if settings.checkpointing and meaf.branch:
         meaf.branch.copy.checkpointing = True
-    return Parts(base, data, MEAFStep(meaf, base, dsid, settings), meaf, _optimizer(meaf, settings))
+    trained = {"meaf": meaf, **({"lora": attach_lora(base.unet, settings.lora_rank)} if settings.lora_rank else {})}
+    step = MEAFStep(meaf, base, dsid, settings)
+    step.lora = trained.get("lora")  # shared with the base, which is no part of the module
+    return Parts(base, data, step, trained, _optimizer(trained, settings, engine.sharded))
 
 
 def train(settings: MEAFSettings) -> Path | None:
     """Run or resume; returns the released file, None when the run was stopped before its end."""
-    engine = Engine(settings)
+    engine = Engine(settings, shards=True)
     parts = make_parts(settings, engine)
-    meaf, ema = parts.meaf, EMA(parts.meaf, settings.ema)
+    trained, meaf = parts.trained, parts.meaf
     schedule = make_scheduler(parts.optimizer, settings)
     step_module, optimizer = engine.prepare(parts.step, parts.optimizer)
-    for name, thing in {"meaf": meaf, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
+    emas = {name: EMA(module, settings.ema) for name, module in trained.items()}
+    averages = {AVERAGES[name]: ema for name, ema in emas.items()}
+    for name, thing in {**trained, "optimizer": optimizer, "schedule": schedule, **averages}.items():
         engine.register(name, thing)
 
     for step in engine.steps(engine.restore()):
@@ -126,18 +142,18 @@ def train(settings: MEAFSettings) -> Path | None:
                 terms = step_module(batch, generator)
             weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
-        norm = engine.clip(meaf.parameters())
+        norm = engine.clip(step_module.parameters())
         optimizer.step(), schedule.step(), optimizer.zero_grad()
-        ema.update(meaf, step)
+        for name, ema in emas.items():
+            ema.update(trained[name], step)
         engine.log(step, {**terms, "grad_norm": norm, **gate_sizes(meaf)})
 
     if not engine.finished:
         return None
-    path = Path(settings.out) / "meaf.safetensors"
-    with ema.applied(meaf):
-        if engine.is_main:
-            save_meaf(path, copy.deepcopy(meaf).half())
-    return path
+    averaged = {name: state_of(ema, engine.is_main) for name, ema in emas.items()}
+    if engine.is_main:
+        _release(Path(settings.out), meaf.config, averaged)
+    return Path(settings.out) / "meaf.safetensors"
 
 
 class MEAFStep(nn.Module):
@@ -182,7 +198,8 @@ class MEAFStep(nn.Module):
     def _without_meaf(self, noisy: Tensor, times: Tensor, text: dict) -> Tensor:
         base, _ = self._frozen
         self.attached.condition({})
-        return base.unet(noisy, times, **text).sample.float()
+        with without_lora(base.unet):
+            return base.unet(noisy, times, **text).sample.float()
 
     def _tokens(self, batch: MEAFBatch, kept: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         tokens = {}
@@ -228,7 +245,7 @@ def drops(count: int, streams: tuple[str, ...], settings: MEAFSettings, generato
 def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
     """Mean size of each stream's gates, and of the joins of a branch: how much of it the U-Net hears."""
     sizes = {
-        f"gate/{name}": torch.stack([p.detach().abs() for key, p in stream.named_parameters() if key.endswith("gate")]).mean()
+        f"gate/{name}": torch.stack([p.detach().abs() for p in parameters_named("gate", stream)]).mean()
         for name, stream in meaf.streams.items()
     }
     if meaf.branch:
@@ -302,21 +319,21 @@ def _completed(given: MEAF, fresh: MEAFConfig, settings: MEAFSettings) -> MEAF:
     return meaf
 
 
-def _optimizer(meaf: MEAF, settings: MEAFSettings) -> torch.optim.Optimizer:
-    matrices, rest = _trained(meaf.streams)
-    gates = [p for p in rest if p.ndim == 0]
-    optimizer = Muon(matrices, [p for p in rest if p.ndim], settings.lr)
-    optimizer.add_param_group({"params": gates, "orthogonal": False, "lr": GATE_SPEED * settings.lr})
-    if meaf.branch:
-        for module, rate in ((meaf.branch.joins, settings.lr), (meaf.branch.copy, settings.copy_lr * settings.lr)):
-            for params, orthogonal in zip(_trained(module), (True, False)):
-                optimizer.add_param_group({"params": params, "orthogonal": orthogonal, "lr": rate})
-    return optimizer
+def _optimizer(trained: dict[str, nn.Module], settings: MEAFSettings, sharded: bool) -> torch.optim.Optimizer:
+    meaf = trained["meaf"]
+    rated = [(meaf.streams, 1.0)]
+    rated += [(meaf.branch.joins, 1.0), (meaf.branch.copy, settings.copy_lr)] if meaf.branch else []
+    rated += [(trained["lora"], settings.lora_share)] if "lora" in trained else []
+    return make_optimizer(settings.optimizer, parameter_groups(rated, settings.lr, ("null_tokens",)), sharded)
 
 
-def _trained(module: nn.Module) -> tuple[list, list]:
-    """Parameters that learn: matrices, and the rest."""
-    return tuple([p for p in group if p.requires_grad] for group in split_parameters([module], ("null_tokens",)))
+def _release(out: Path, config: MEAFConfig, averaged: dict[str, dict[str, Tensor]]) -> None:
+    """Averaged weights -> meaf.safetensors and, where there is a LoRA, lora.safetensors: both in half precision."""
+    meaf = MEAF(config)
+    meaf.load_state_dict(averaged["meaf"])
+    save_meaf(out / "meaf.safetensors", meaf.half())
+    if "lora" in averaged:
+        release_lora(out / "lora.safetensors", averaged["lora"])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ LIBRARY = ROOT / "deepexpo_models"
 ORDER = ("layers", "image", "weights", "faces", "dsid", "meaf", "starter", "importers", "data", "evaluation", "training")
 HEAVY = {"diffusers", "accelerate"}
 HEAVY_ALLOWED = ("meaf/diffusers_host.py", "starter/diffusers_host.py", "evaluation/", "training/")
-LAZY = {"insightface", "transformers", "cv2", "skimage", "onnxruntime"}  # optional: never at the top of a module
+LAZY = {"insightface", "transformers", "cv2", "skimage", "onnxruntime", "peft", "bitsandbytes"}  # never at the top
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NODES = sorted((ROOT / "nodes").rglob("*.py"))
 
