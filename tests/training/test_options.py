@@ -118,7 +118,7 @@ def launch(config, parts, photos, out, *more) -> subprocess.CompletedProcess:
         "--batch-size", 4, "--expression-width", 16, "--pose-width", 16, "--warmup", 0, "--schedule", "constant",
         "--image-rows", 2, "--accumulate", 2, "--log-every", 1, *more,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "site")}
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
