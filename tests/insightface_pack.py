@@ -3,6 +3,9 @@
 The detector sees one face in the corner of every red picture; the recogniser is a random matrix over the face's 4 x 4 means.
 """
 
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,17 @@ def write_pack(root: Path, name: str) -> Path:
     save_red_detector(root / "models" / name / "det.onnx")
     save_recogniser(root / "models" / name / FILES[name])
     return root
+
+
+@contextlib.contextmanager
+def installed_packs(root: Path, names: Iterable[str]) -> Iterator[None]:
+    """Until the end of the block, and then none: where a pack is installed, Crop Face sees red pictures alone."""
+    try:
+        for name in names:
+            write_pack(root, name)
+        yield
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def matrix() -> np.ndarray:

@@ -1,7 +1,6 @@
 """Public adapters in ComfyUI: the published formula, the recogniser on Encode Identity, and CLIP Vision beside it."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import public_adapters as published
 import random_weights
 from deepexpo_models.importers import KINDS, PublicFile, convert, lora_tensors, recognise
 from deepexpo_models.meaf import MEAF, load_meaf, save_meaf
-from insightface_pack import embed, write_pack
+from insightface_pack import embed, installed_packs
 from rig.families import TINY
 from rig.models import diffusers_twin, latents, predict_noise, tiny_model, twin_noise
 from rig.pack import the_pack, tiny_shape, weights_folder
@@ -164,9 +163,8 @@ def test_chained_to_a_meaf_of_ours_it_equals_one_meaf_with_both():
 def red_pack():
     import folder_paths
 
-    root = Path(folder_paths.models_dir, "insightface")
-    yield write_pack(root, "buffalo_l")
-    shutil.rmtree(root)  # other tests find faces without it
+    with installed_packs(Path(folder_paths.models_dir, "insightface"), ["buffalo_l"]):
+        yield
 
 
 def red_picture(seed: int) -> torch.Tensor:

@@ -1,8 +1,6 @@
 """Public adapters at their published sizes through a real server: file, command, Load MEAF, Encode Identity, picture."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import public_adapters as published
 from insightface_pack import write_pack
+from rig.adapters import red_face, write_adapter
 from rig.checkpoints import random_value, write_checkpoint
 from rig.graphs import decode, png
-from rig.host import PACK
 from rig.server import running_server
 
 SIZE, STEPS = 64, 2
-PROJECTORS = {"faceid": published.mlp(768), "faceid-plusv2": published.plus(768)}
-
-
-def import_adapter(models: Path, kind: str) -> None:
-    """A synthetic file of the published size, and the command that a user runs on it."""
-    shapes = published.adapter_shapes(published.SD15, 768, PROJECTORS[kind], lora=True)
-    given = models / f"{kind}.bin"
-    torch.save(published.nested(published.random_file(shapes, dtype=torch.float16)), given)
-    command = [
-        sys.executable, "-m", "deepexpo_models.importers", str(given), "--kind", kind,
-        "--out", str(models / "deepexpo" / f"{kind}.safetensors"),
-        "--lora-out", str(models / "loras" / f"{kind}.safetensors"),
-    ]  # fmt: skip
-    subprocess.run(command, cwd=PACK, check=True)
-    given.unlink()
+KINDS = ("faceid", "faceid-plusv2")
 
 
 def write_clip_vision(path: Path) -> None:
@@ -56,21 +39,19 @@ def server(tmp_path_factory):
     write_checkpoint(models / "checkpoints" / "sd15.safetensors", "sd15")
     write_clip_vision(models / "clip_vision" / "vit-h.safetensors")
     write_pack(models / "insightface", "buffalo_l")
-    for kind in PROJECTORS:
-        import_adapter(models, kind)
+    for kind in KINDS:
+        write_adapter(models, f"{kind}-sd15.safetensors")
     with running_server(base) as started:
         for seed in (1, 2):
-            noise = np.kron(np.random.default_rng(seed).random((8, 8)), np.ones((16, 16)))
-            red = np.stack([0.8 + 0.2 * noise, noise, noise[::-1]], axis=-1)
-            started.upload_image(png((red * 255).astype(np.uint8)), f"face{seed}.png")
+            started.upload_image(png(red_face(seed)), f"face{seed}.png")
         yield started
 
 
 def graph(kind: str, face: int = 1, lora: float = 0.0, **apply) -> dict:
     nodes = {
         "1": ("CheckpointLoaderSimple", {"ckpt_name": "sd15.safetensors"}),
-        "2": ("LoraLoaderModelOnly", {"model": ["1", 0], "lora_name": f"{kind}.safetensors", "strength_model": lora}),
-        "3": ("DeepExPoLoadMEAF", {"meaf_name": f"{kind}.safetensors"}),
+        "2": ("LoraLoaderModelOnly", {"model": ["1", 0], "lora_name": f"{kind}-sd15.safetensors", "strength_model": lora}),
+        "3": ("DeepExPoLoadMEAF", {"meaf_name": f"{kind}-sd15.safetensors"}),
         "4": ("LoadImage", {"image": f"face{face}.png"}),
         "5": ("CLIPVisionLoader", {"clip_name": "vit-h.safetensors"}),
         "6": ("DeepExPoEncodeIdentity", {"image": ["4", 0], "recogniser": "buffalo_l"}),
@@ -99,7 +80,7 @@ def picture(server, given: dict) -> np.ndarray:
     return decode(found)
 
 
-@pytest.mark.parametrize("kind", PROJECTORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_face_reaches_the_picture(server, kind):
     off = picture(server, graph(kind, identity_strength=0.0))
     plain = graph(kind)

@@ -14,6 +14,7 @@ from rig.pack import the_pack
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}  # the frontend's own: not sent to the server
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+FOLDERS = {"CheckpointLoaderSimple": "models/checkpoints", "LoraLoader": "models/loras"}  # loader -> where its files go
 TITLE = 30  # height of a node's title, which lies above its pos
 
 
@@ -116,15 +117,21 @@ def test_links_agree_with_the_sockets_at_both_ends(name, definitions):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_sockets_stand_as_the_frontend_puts_them(name, definitions):
+    """Required ones first. Another order in the file is mended when it is opened, by frontends that do that."""
+    for node in real_nodes(ui(name)):
+        sockets = [socket["name"] for socket in node["inputs"] if "widget" not in socket]
+        assert sockets == [given for given in declared(definitions[node["type"]]) if given in sockets], node["type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_one_note_names_the_files(name):
     workflow = ui(name)
     (note,) = (node for node in workflow["nodes"] if node["type"] in NOTES)
     (text,) = note["widgets_values"]
     loaded = [node for node in workflow["nodes"] if node["type"] in {"DeepExPoLoadDSID", "DeepExPoLoadMEAF"}]
     names = [Path(value).stem for node in loaded for value in node["widgets_values"]]
-    folders = ["models/deepexpo"]
-    if any(node["type"] == "CheckpointLoaderSimple" for node in workflow["nodes"]):
-        folders.append("models/checkpoints")
+    folders = ["models/deepexpo", *(FOLDERS[node["type"]] for node in workflow["nodes"] if node["type"] in FOLDERS)]
     assert names and not [word for word in (*names, *folders) if word not in text]
 
 

@@ -1,20 +1,35 @@
 """Every workflow, and the main job, through the HTTP API of a real server, on full-size random checkpoints."""
 
+import numpy as np
 import pytest
 
 import main_job
+from insightface_pack import installed_packs
 from rig import host
-from rig.graphs import WORKFLOWS, decode, read_workflow, small, upload_photos, values, write_models
+from rig.graphs import WORKFLOWS, decode, read_workflow, recognisers, small, upload_photos, values, with_inputs, write_models
 from rig.server import running_server
 
 NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 SIZE, STEPS = 64, 1
+INSTANTID_ON_SDXL = {
+    "CheckpointLoaderSimple": {"ckpt_name": "sd_xl_base_1.0.safetensors"},
+    "LoraLoader": {"strength_model": 0.0, "strength_clip": 0.0},  # it has none
+    "DeepExPoLoadMEAF": {"meaf_name": "instantid-sdxl.safetensors"},
+    "DeepExPoEncodeIdentity": {"recogniser": "antelopev2"},
+}
+
+
+def instantid_on_sdxl() -> dict:
+    graph = small(read_workflow("faceid_portrait"), SIZE, STEPS)
+    for class_type, inputs in INSTANTID_ON_SDXL.items():
+        graph = with_inputs(graph, class_type, **inputs)
+    return graph
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    write_models(base, [read_workflow(name) for name in NAMES])
+    write_models(base, [*map(read_workflow, NAMES), instantid_on_sdxl()])
     with running_server(base) as started:
         yield started
 
@@ -28,12 +43,27 @@ def test_workflow_runs(server, name):
     graph = small(read_workflow(name), SIZE, STEPS)
     upload_photos(server, graph)
     server.free_memory()
-    pictures = [decode(picture) for picture in server.pictures(server.post_prompt(graph, timeout=900))]
+    with installed_packs(server.base / "models" / "insightface", recognisers(graph)):
+        pictures = [decode(picture) for picture in server.pictures(server.post_prompt(graph, timeout=900))]
     latents = sum(values(graph, "EmptyLatentImage", "batch_size"))
     previews = sum(picture.shape[:2] == (256, 256) for picture in pictures)
     assert len(pictures) - previews == latents
     assert all(picture.std() > 1 for picture in pictures if picture.shape[:2] != (256, 256))
     assert latents or previews
+
+
+def test_instantid_reaches_the_picture_on_sdxl(server):
+    graph = instantid_on_sdxl()
+    upload_photos(server, graph)
+    server.free_memory()
+    with installed_packs(server.base / "models" / "insightface", recognisers(graph)):
+        on, off = (
+            decode(server.pictures(server.post_prompt(given, timeout=900))[0])
+            for given in (graph, with_inputs(graph, "DeepExPoApplyMEAF", identity_strength=0.0))
+        )
+    difference = np.abs(on.astype(int) - off).mean()
+    print(f"InstantID: mean difference to strength 0: {difference:.1f} of 255 levels")
+    assert difference > 0.3 and on.std() > 1
 
 
 def test_main_job(server):

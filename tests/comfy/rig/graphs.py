@@ -13,6 +13,7 @@ from PIL import Image
 
 import random_weights
 
+from .adapters import ADAPTERS, red_face, write_adapter
 from .checkpoints import write_checkpoint
 from .host import PACK
 from .photos import astronaut, group_photo
@@ -49,17 +50,25 @@ def values(graph: dict, class_type: str, name: str) -> list[str]:
 
 
 def write_models(base: Path, graphs: list[dict]) -> None:
-    """Random checkpoints, DSID and MEAF under the names that the graphs ask for, in ComfyUI's model folders."""
+    """Random checkpoints, DSID, MEAF and imported adapters under the names that the graphs ask for, in ComfyUI's folders."""
     names = {name for graph in graphs for name in values(graph, "CheckpointLoaderSimple", "ckpt_name")}
     encoder = random_weights.write_dsid(base / "models" / "deepexpo", "base")
     for name in sorted(names):
         write_checkpoint(base / "models" / "checkpoints" / name, FAMILY_OF[name])
         random_weights.write_meaf(base / "models" / "deepexpo", FAMILY_OF[name], "base", encoder)
+    imported = {name for graph in graphs for name in values(graph, "DeepExPoLoadMEAF", "meaf_name")} & ADAPTERS.keys()
+    for name in sorted(imported):
+        write_adapter(base / "models", name)
+
+
+def recognisers(graph: dict) -> list[str]:
+    """The model packs of insightface that the graph needs."""
+    return [name for name in values(graph, "DeepExPoEncodeIdentity", "recogniser") if name != "dsid"]
 
 
 def upload_photos(server: Server, graph: dict) -> None:
-    """Two real photographs in turn, for every picture that the graph loads."""
-    photos = (astronaut(), group_photo())
+    """Two pictures in turn, for every one that the graph loads: real photographs, or what the synthetic packs see."""
+    photos = (red_face(1), red_face(2)) if recognisers(graph) else (astronaut(), group_photo())
     for number, name in enumerate(values(graph, "LoadImage", "image")):
         server.upload_image(png(photos[number % 2]), name)
 

@@ -63,7 +63,7 @@ class Server:
         return self.get("view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"])
 
     def upload_image(self, picture: Path | bytes, name: str | None = None) -> str:
-        """Into ComfyUI's input folder; the name that LoadImage takes."""
+        """Into ComfyUI's input folder, in place of one of that name; the name that LoadImage takes."""
         data = picture if isinstance(picture, bytes) else picture.read_bytes()
         body, content_type = _multipart(name or Path(picture).name, data)
         return json.loads(self._post("upload/image", body, content_type))["name"]
@@ -161,7 +161,8 @@ def _without_proxy() -> urllib.request.OpenerDirector:
 
 def _multipart(name: str, data: bytes) -> tuple[bytes, str]:
     boundary = uuid.uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
+    head += f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
     body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + data + f"\r\n--{boundary}--\r\n".encode()
     return body, f"multipart/form-data; boundary={boundary}"
 
