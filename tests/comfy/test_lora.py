@@ -49,7 +49,7 @@ def test_hosts_agree_with_it_and_meaf(family, tmp_path):
     with without_lora(twin):
         assert torch.equal(twin_noise(twin, noisy, 500, studio.positive), plain), "the base alone is still there"
     ours = predict_noise(studio.apply(patched(studio.model, file)), noisy, 500, studio.positive)
-    meaf = load_meaf(studio.pack_weights() / random_weights.MEAF_FILE.format(f"tiny-{family}")).float()
+    meaf = load_meaf(studio.pack_weights() / random_weights.MEAF_FILE.format(f"tiny-{family}", "light")).float()
     codes = {
         "identity": studio.identity.embedding,
         "expression": studio.semantics.expression,
