@@ -1,4 +1,5 @@
-"""The dual branch in ComfyUI: laws, memory management, and beside ControlNets. See test_parity for its arithmetic."""
+"""The dual branch in ComfyUI: laws, memory management, and beside ControlNets. Its arithmetic: test_parity; half-precision
+models: test_memory."""
 
 import pytest
 import torch
@@ -156,19 +157,6 @@ def test_weights_of_the_copy_in_any_dtype(size, dtype):
     assert result.dtype == torch.float32 and result.isfinite().all()
     bound = {torch.float16: 1e-6, torch.bfloat16: 0.05}.get(dtype, 0.5)
     assert (result - reference).abs().max() < bound * reference.abs().max()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("size", SIZES)
-def test_models_in_half_precision(size, dtype):
-    studio = Studio("sd15", size)
-    reference = studio.noise(studio.apply())
-    inner = studio.model.model
-    inner.diffusion_model.to(dtype)
-    inner.diffusion_model.dtype = dtype
-    result = studio.noise(studio.apply())
-    assert result.isfinite().all()
-    assert (result - reference).abs().max() < 0.1 * reference.abs().max()
 
 
 def test_a_copy_that_is_partly_loaded_is_cast_on_use(sd15):

@@ -65,10 +65,11 @@ def test_weights_in_any_dtype_serve_a_float32_model(sd15, dtype):
     assert (result - reference).abs().max() / scale < {torch.float16: 1e-6, torch.bfloat16: 0.05}.get(dtype, 0.5)
 
 
+@pytest.mark.parametrize("size", ["light", "control", "full"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_models(dtype):
-    """Queries in the model's dtype; ComfyUI casts MEAF to it."""
-    studio = Studio("sd15")
+def test_half_precision_models(dtype, size):
+    """Queries, and a branch's latents, in the model's dtype; ComfyUI casts MEAF to it."""
+    studio = Studio("sd15", size)
     reference = studio.noise(studio.apply())
     inner = studio.model.model
     inner.diffusion_model.to(dtype)
