@@ -31,7 +31,6 @@ from .sharding import parameters_named, state_of
 
 SIZES = ("light", *COPIED)
 AVERAGES = {"meaf": "ema", "lora": "lora_ema"}  # what is trained -> its average, as states name both
-IMAGE_TERMS = ("identity", "expression", "pose", "vgg", "mse")
 
 
 @dataclass(frozen=True, kw_only=True)

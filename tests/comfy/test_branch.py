@@ -67,15 +67,15 @@ def test_applied_twice_equals_once_and_two_people_add_up(sd15):
 
 def test_two_branches_on_one_model(sd15):
     """Another MEAF for another place: each runs its own copy, both join."""
-    light = sd15.pack.meaf("sd15", "control" if sd15.size == "full" else "full")
-    left, right = sd15.apply(mask=HALF), sd15.apply(meaf=light, mask=1 - HALF)
-    both = sd15.noise(sd15.apply(left, meaf=light, mask=1 - HALF))
+    other = sd15.pack.meaf("sd15", "control" if sd15.size == "full" else "full")
+    left, right = sd15.apply(mask=HALF), sd15.apply(meaf=other, mask=1 - HALF)
+    both = sd15.noise(sd15.apply(left, meaf=other, mask=1 - HALF))
     off = sd15.noise(sd15.model)
     alone = [sd15.noise(model) - off for model in (left, right)]
     assert all(((both - off) - part).abs().max() > 1e-3 for part in alone)
 
 
-def test_codes_follow_their_latents_and_the_negative_side_has_none(sd15):
+def test_codes_follow_their_latents(sd15):
     identity, semantics = sd15.codes(3, batch=2)
     noise = latents(batch=2)
     both = sd15.sample(sd15.apply(identity=identity, semantics=semantics), noise=noise)
