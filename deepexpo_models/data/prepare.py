@@ -19,8 +19,10 @@ from tqdm import tqdm
 from ..faces.crop import SCALE, CropTransform, crop_face, points_in_crop
 from ..faces.detectors import Face
 from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
+from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
+from .clips.labels import UNKNOWN
+from .clips.read import Unreadable
 from .synthetic import EXPRESSION
-from .video import CAPTION, LABELS, UNKNOWN, Clip, IndexReport, Unreadable, index_clips, read_frames
 
 EVERY = 5  # a detector looks at every fifth frame
 STAYS = 0.2  # box sides that a head may move for one crop to serve the whole clip

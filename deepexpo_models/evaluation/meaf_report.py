@@ -12,7 +12,7 @@ from ..dsid import DSID
 from ..meaf import DEFAULT_SETTINGS, MEAF
 from ..meaf.diffusers_host import AttachedMEAF
 from ..starter.diffusers_host import StarterParts, decode, encode_prompts, sample
-from .judges import Judge, Judgement, judged
+from .judges.drawn import Judge, Judgement, judged
 from .metrics import (
     agreement,
     correlation,

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.video import PICTURES, Unreadable, read_picture
+from ..data.clips.read import PICTURES, Unreadable, read_picture
 from ..image import comfy_to_model
-from .features import JUDGES, JudgeFiles, PhotoJudge, open_judge
+from .judges.photos import JUDGES, JudgeFiles, PhotoJudge, open_judge
 from .metrics import agreement, copy_paste, csim, fid, id_distance, kid, missing, pose_errors, semchg, sim
 from .tables import as_json, markdown
 

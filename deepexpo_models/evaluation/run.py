@@ -13,7 +13,7 @@ from ..dsid import load_dsid
 from ..meaf import load_meaf
 from ..starter.diffusers_host import load_starter
 from .dsid_report import measure_dsid
-from .judges import load_judge
+from .judges.drawn import load_judge
 from .meaf_report import SWEEP, Studio, measure_meaf
 from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
 from .tables import as_json, figure_table, markdown

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..data.synthetic import COLUMN, EXPRESSION, Scene, concatenate, render, sample_scenes
-from .judges import judged, load_judge
+from .judges.drawn import judged, load_judge
 from .meaf_report import MAIN, Order, caption_of
 from .metrics import turned
 from .plots import sheet_picture

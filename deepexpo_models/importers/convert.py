@@ -5,8 +5,7 @@ from torch import Tensor
 
 from ..dsid.codes import public_encoder
 from ..meaf import FAMILIES, MEAF, MEAFConfig, UNetShape
-from ..meaf.config import StreamConfig
-from ..meaf.projectors import PROJECTORS
+from ..meaf.projectors import PROJECTORS, StreamConfig
 from ..weights import shape_problems
 from .layouts import KINDS, Kind, Layout, Shapes, layouts
 from .read import PublicFile

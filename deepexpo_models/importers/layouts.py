@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..meaf.config import StreamConfig
-from ..meaf.projectors import PROJECTORS
+from ..meaf.projectors import PROJECTORS, StreamConfig
 from ..meaf.sites import FAMILIES, UNetShape, unet_sites
 from .sites import cross_attentions, numbered_sites
 

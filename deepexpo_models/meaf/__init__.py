@@ -2,10 +2,11 @@
 
 from .branch import PREFIX, SIZE_EMBEDDING, Branch, BranchConfig, Residuals
 from .codes import stream_codes
-from .config import DEFAULT_SETTINGS, MEAFConfig, StreamConfig, StreamSettings, default_config
+from .config import DEFAULT_SETTINGS, MEAFConfig, StreamSettings, default_config
 from .files import load_meaf, save_meaf
 from .fusion import FusedStream, SiteTokens, fuse, resize_mask
 from .model import MEAF
+from .projectors import StreamConfig
 from .sites import FAMILIES, UNetShape, require_family, unet_sites
 
 __all__ = [

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ..dsid.codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics, require_aligned
-from .config import MEAFConfig, StreamConfig
+from .config import MEAFConfig
+from .projectors import StreamConfig
 
 MISSING = {  # field -> how a code gets it
     "raw_identity": "encode it with a face recogniser of insightface, which keeps the embedding's length",

@@ -5,8 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from ..weights import build_module, load_tensors, save_tensors
-from .config import MEAFConfig, StreamConfig
+from .config import MEAFConfig
 from .model import MEAF
+from .projectors import StreamConfig
 
 
 def save_meaf(path: Path, meaf: MEAF) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .branch import PREFIX, Branch, site_names
-from .config import MEAFConfig, StreamConfig
+from .config import MEAFConfig
 from .fusion import SiteTokens
-from .projectors import PROJECTORS
+from .projectors import PROJECTORS, StreamConfig
 
 
 class SiteAttention(nn.Module):

@@ -7,18 +7,45 @@ for "no code" where they depend on the code given; None where the stream's null 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .config import StreamConfig
-
 WIDENING = 4  # of a perceiver's feed-forward layers
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """One stream: the code fields it reads (see `codes.stream_codes`), their width in all, and its tokens (N, width).
+
+    projector: key of PROJECTORS, whose sizes are hidden_width and, where it has perceiver layers, depth and head_width;
+    picture: patches and their width, where it looks at one; face_model: the public encoder (see `dsid.codes`) whose codes
+    it reads, "" for the MEAF's own DSID.
+    """
+
+    inputs: tuple[str, ...]
+    input_width: int
+    hidden_width: int
+    tokens: int
+    token_width: int
+    projector: str = "mlp"
+    depth: int = 0
+    head_width: int = 0
+    picture: tuple[int, int] = (0, 0)
+    face_model: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "picture", tuple(self.picture))
+        if self.projector not in PROJECTORS:
+            raise ValueError(f"unknown projector {self.projector!r}; known: {', '.join(PROJECTORS)}")
+        for field in ("input_width", "hidden_width", "tokens", "token_width"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} of a stream is {getattr(self, field)}; it must be at least 1")
 
 
 class Projector(nn.Module):

@@ -14,13 +14,13 @@ from statistics import median
 import torch
 
 from ..dsid import load_dsid
-from ..evaluation.judges import judged, load_judge
+from ..evaluation.judges.drawn import judged, load_judge
 from ..evaluation.meaf_report import Studio, figures, make_order
 from ..evaluation.run import add_files
 from ..evaluation.tables import as_json, write_table
 from ..meaf import load_meaf
 from ..starter.diffusers_host import load_starter
-from .engine import Engine
+from .engine.engine import Engine
 from .train_meaf import MEAFSettings, make_parts, train
 
 ROWS = {

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsid
 from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
-from ..muon import Muon, split_parameters
-from .config import RunSettings, option, parse_settings
-from .dsid_batches import Batch, DrawnFaces, to_device
-from .dsid_meters import meters
-from .dsid_step import DSIDStep, Switches
-from .ema import EMA
-from .engine import Engine, make_scheduler
+from .dsid.batches import Batch, DrawnFaces, to_device
+from .dsid.meters import meters
+from .dsid.step import DSIDStep, Switches
+from .engine.ema import EMA
+from .engine.engine import Engine, make_scheduler
+from .engine.muon import Muon, split_parameters
+from .engine.settings import RunSettings, option, parse_settings
 
 R1_EVERY = 16
 NO_MATRICES = ("stem", "head", "to_rgb")  # first and last layers are left to Adam
@@ -151,7 +151,7 @@ def _switches(settings: DSIDSettings) -> Switches:
 
 def _data(settings: DSIDSettings):
     if settings.clips or settings.stills:
-        from .dsid_clips import RealFaces
+        from .dsid.clips import RealFaces
 
         return RealFaces(settings)
     return DrawnFaces(settings.synthetic, settings.triples, settings.same_clip)

@@ -18,16 +18,16 @@ from ..meaf import MEAF, MEAFConfig, default_config, load_meaf, save_meaf
 from ..meaf.branch import COPIED, PREFIX
 from ..meaf.diffusers_host import AttachedMEAF, branch_config
 from ..meaf.fusion import FUSIONS
-from .bases import Base, load_base
-from .config import RunSettings, option, parse_settings
-from .diffusion_loss import min_snr_weights, sample_times
-from .ema import EMA
-from .engine import Engine, make_scheduler
-from .lora import attach_lora, release_lora, without_lora
-from .meaf_batches import DrawnTargets, MEAFBatch
-from .meaf_clips import CaptionedFaces
-from .optimizers import OPTIMIZERS, make_optimizer, parameter_groups
-from .sharding import parameters_named, state_of
+from ..pipeline.base import Base, load_base
+from .engine.ema import EMA
+from .engine.engine import Engine, make_scheduler
+from .engine.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
+from .engine.settings import RunSettings, option, parse_settings
+from .engine.sharding import parameters_named, state_of
+from .meaf.batches import DrawnTargets, MEAFBatch
+from .meaf.clips import CaptionedFaces
+from .meaf.diffusion_loss import min_snr_weights, sample_times
+from .meaf.lora import attach_lora, release_lora, without_lora
 
 SIZES = ("light", *COPIED)
 AVERAGES = {"meaf": "ema", "lora": "lora_ema"}  # what is trained -> its average, as states name both

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..dsid.losses import reconstruction, weight_map
-from ..muon import Muon, split_parameters
 from ..starter import STARTER, build_vocabulary
 from ..starter.diffusers_host import (
     StarterParts,
@@ -26,11 +25,12 @@ from ..starter.diffusers_host import (
     training_scheduler,
 )
 from ..weights import read_header
-from .config import RunSettings, option, parse_settings
-from .diffusion_loss import min_snr_weights, sample_times
-from .ema import EMA
-from .engine import Engine, make_scheduler
-from .starter_data import CaptionedPictures, DrawnPictures, Frames, PlainFrames
+from .engine.ema import EMA
+from .engine.engine import Engine, make_scheduler
+from .engine.muon import Muon, split_parameters
+from .engine.settings import RunSettings, option, parse_settings
+from .meaf.diffusion_loss import min_snr_weights, sample_times
+from .starter.data import CaptionedPictures, DrawnPictures, Frames, PlainFrames
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
 FIRST_LOGVAR = -6.0  # of a latent; from 0 the noise hides the picture and hundreds of steps pass before anything is learned

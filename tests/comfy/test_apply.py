@@ -11,6 +11,8 @@ from rig.models import latents
 from studio import OFF, STREAMS, Studio, same
 
 FAMILIES = ("sd15", "sd2", "sdxl")
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def studio(request) -> Studio:
     return Studio(request.param)

@@ -12,7 +12,7 @@ import random_weights
 from deepexpo_models.meaf import load_meaf
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
 from deepexpo_models.starter import diffusers_host as reference
-from deepexpo_models.training.lora import attach_lora, release_lora, without_lora
+from deepexpo_models.training.meaf.lora import attach_lora, release_lora, without_lora
 from rig.models import diffusers_twin, latents, predict_noise, twin_noise
 from rig.pack import the_pack
 from studio import Studio, same

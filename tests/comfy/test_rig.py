@@ -82,8 +82,7 @@ def test_the_attention_sites_are_those_of_the_real_family():
     from comfy.ldm.modules.attention import BasicTransformerBlock
 
     counts = {
-        name: sum(isinstance(part, BasicTransformerBlock) for part in tiny_model(name).model.modules())
-        for name in FAMILIES
+        name: sum(isinstance(part, BasicTransformerBlock) for part in tiny_model(name).model.modules()) for name in FAMILIES
     }
     assert counts == {"sd15": 16, "sd2": 16, "sdxl": 70}
 

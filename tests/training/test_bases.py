@@ -17,7 +17,7 @@ from deepexpo_models.dsid import CONFIGS, EncoderId
 from deepexpo_models.meaf import FAMILIES, MEAF, default_config
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
 from deepexpo_models.meaf.sites import UNetShape
-from deepexpo_models.training.bases import load_base
+from deepexpo_models.pipeline.base import load_base
 
 SHAPES = {
     "sd15": UNetShape((32, 64, 64, 64), 1, (1, 1, 1, 0), 1, 32),

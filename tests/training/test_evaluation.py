@@ -13,7 +13,7 @@ from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
 from deepexpo_models.evaluation import dsid_report, meaf_report, probes, run, sheet
 from deepexpo_models.evaluation.dsid_report import VIEWS, encoded_pose_error, factor_groups, linear_pose_error, measure_dsid
-from deepexpo_models.evaluation.judges import Judge, JudgeConfig, Judgement, judged, load_judge, save_judge
+from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, Judgement, judged, load_judge, save_judge
 from deepexpo_models.evaluation.meaf_report import (
     MAIN,
     Studio,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepexpo_models.training import sharding
-from deepexpo_models.training.bases import load_base
-from deepexpo_models.training.lora import attach_lora, without_lora
-from deepexpo_models.training.optimizers import GATE_SPEED, OPTIMIZERS, make_optimizer, parameter_groups
+from deepexpo_models.pipeline.base import load_base
+from deepexpo_models.training.engine import sharding
+from deepexpo_models.training.engine.optimizers import GATE_SPEED, OPTIMIZERS, make_optimizer, parameter_groups
+from deepexpo_models.training.meaf.lora import attach_lora, without_lora
 from deepexpo_models.training.train_meaf import train
 from test_engine import assert_equal, log_lines
 from test_train_meaf import parts, photos, settings
@@ -162,7 +162,7 @@ def test_what_a_config_file_cannot_ask(asked, words, monkeypatch, parts, tmp_pat
 
 
 def test_other_trainings_refuse_fsdp(monkeypatch, tmp_path):
-    from deepexpo_models.training.engine import Engine
+    from deepexpo_models.training.engine.engine import Engine
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP is for the training of MEAF"):

@@ -17,8 +17,9 @@ from deepexpo_models.data.transforms import random_similarity
 from deepexpo_models.dsid import CONFIGS, load_dsid
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points, transform_points
 from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
-from deepexpo_models.training import dsid_batches, train_dsid
-from deepexpo_models.training.dsid_clips import RealFaces, pose_from_labels
+from deepexpo_models.training import train_dsid
+from deepexpo_models.training.dsid import batches as dsid_batches
+from deepexpo_models.training.dsid.clips import RealFaces, pose_from_labels
 from deepexpo_models.training.train_dsid import DSIDSettings
 
 SIZE = CONFIGS["starter"].image_size
@@ -43,10 +44,10 @@ def films(tmp_path_factory) -> Path:
             writer.write(picture[..., ::-1])
         writer.release()
         if person == PEOPLE - 1:
-            label = lambda row, s=scene, d=drawn: {  # noqa: E731
-                "points": ((d.points[row] + 1) * SIZE / 2).tolist(),
-                "pose": s.pose[row, :3].tolist(),
-            }
+
+            def label(row, s=scene, d=drawn):
+                return {"points": ((d.points[row] + 1) * SIZE / 2).tolist(), "pose": s.pose[row, :3].tolist()}
+
             (root / f"clips/p{person}.json").write_text(json.dumps({"frames": {row: label(row) for row in range(FRAMES)}}))
     (root / "stills").mkdir()
     for person in range(3):

@@ -11,16 +11,16 @@ from PIL import Image
 import public_adapters as published
 from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
 from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
-from deepexpo_models.evaluation.judges import Judge, JudgeConfig, save_judge
+from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, save_judge
 from deepexpo_models.importers import KINDS, PublicFile, convert, recognise
 from deepexpo_models.importers.sites import cross_attentions
 from deepexpo_models.meaf import load_meaf, save_meaf, stream_codes, unet_sites
+from deepexpo_models.pipeline.base import load_base
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
 from deepexpo_models.training import ablation, compare_meaf
-from deepexpo_models.training.bases import load_base
-from deepexpo_models.training.meaf_batches import read_codes
-from deepexpo_models.training.meaf_clips import CaptionedFaces
+from deepexpo_models.training.meaf.batches import read_codes
+from deepexpo_models.training.meaf.clips import CaptionedFaces
 from deepexpo_models.training.train_meaf import SIZES, MEAFSettings, drops, train
 
 STEPS = 3

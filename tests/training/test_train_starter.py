@@ -11,8 +11,9 @@ import torch
 
 from deepexpo_models.data.synthetic import shards
 from deepexpo_models.starter.diffusers_host import decode, encode, load_starter
-from deepexpo_models.training import starter_data, train_starter
-from deepexpo_models.training.config import parse_settings
+from deepexpo_models.training import train_starter
+from deepexpo_models.training.engine.settings import parse_settings
+from deepexpo_models.training.starter import data as starter_data
 from deepexpo_models.training.train_starter import StarterSettings, VAEStep, train
 from deepexpo_models.weights import load_tensors
 

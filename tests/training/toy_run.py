@@ -13,10 +13,10 @@ from torch import nn
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)] * (str(ROOT) not in sys.path)
 
-from deepexpo_models.training.checkpoint import load_state  # noqa: E402
-from deepexpo_models.training.config import RunSettings, option  # noqa: E402
-from deepexpo_models.training.ema import EMA  # noqa: E402
-from deepexpo_models.training.engine import Engine, gather_with_grad, make_scheduler  # noqa: E402
+from deepexpo_models.training.engine.checkpoint import load_state  # noqa: E402
+from deepexpo_models.training.engine.ema import EMA  # noqa: E402
+from deepexpo_models.training.engine.engine import Engine, gather_with_grad, make_scheduler  # noqa: E402
+from deepexpo_models.training.engine.settings import RunSettings, option  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,7 @@ class Toy(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(4, width), nn.BatchNorm1d(width), nn.SiLU(), nn.Dropout(0.3), nn.Linear(width, 4)
-        )
+        self.net = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.SiLU(), nn.Dropout(0.3), nn.Linear(width, 4))
 
     def forward(self, x):
         return self.net(x)

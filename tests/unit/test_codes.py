@@ -189,8 +189,7 @@ def test_blending_a_batch_equals_blending_its_rows():
     row = [Semantics(*[getattr(code, field)[1:2] for field in FIELDS], ONE) for code in (a, b)]
     whole = blend_semantics(a, b, 1.3)
     assert all(
-        torch.allclose(getattr(whole, field)[1:2], getattr(blend_semantics(*row, 1.3), field), atol=1e-6)
-        for field in FIELDS
+        torch.allclose(getattr(whole, field)[1:2], getattr(blend_semantics(*row, 1.3), field), atol=1e-6) for field in FIELDS
     )
 
 

@@ -232,9 +232,7 @@ def test_points_and_codes_of_another_shape_are_refused():
 
 
 def test_another_size_is_another_config():
-    config = replace(
-        TINY, image_size=64, generator_channels=(16, 16, 8, 8, 8), discriminator_channels=(8, 8, 8, 16, 16)
-    )
+    config = replace(TINY, image_size=64, generator_channels=(16, 16, 8, 8, 8), discriminator_channels=(8, 8, 8, 16, 16))
     model, images = make(config), pictures(config, 1)
     assert model.reenact(model.encode_identity(images), **model.encode_semantics(images)).shape == images.shape
 

@@ -7,22 +7,20 @@ import pytest
 import torch
 
 from deepexpo_models.data.synthetic import EXPRESSION, POSE, is_extreme, render, sample_scenes, shards
-from deepexpo_models.evaluation import judges
-from deepexpo_models.evaluation.degradations import degrade, no_faces
-from deepexpo_models.evaluation.judge_data import ExtremePairs, mirror, sample_pairs, sample_views
-from deepexpo_models.evaluation.judges import (
+from deepexpo_models.evaluation.judges.drawn import (
     LOOKS,
     Judge,
     JudgeConfig,
     from_share,
-    info_nce,
     judged,
     load_judge,
-    own_errors,
     save_judge,
     to_share,
-    train,
 )
+from deepexpo_models.training import train_judge
+from deepexpo_models.training.judge.data import ExtremePairs, mirror, sample_pairs, sample_views
+from deepexpo_models.training.judge.degradations import degrade, no_faces
+from deepexpo_models.training.train_judge import info_nce, own_errors, train
 from deepexpo_models.weights import load_tensors
 
 TINY = JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)
@@ -182,9 +180,9 @@ def test_own_errors_of_an_untrained_judge():
 
 
 def test_training_writes_a_judge_that_knows_its_errors(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "own_errors", partial(own_errors, people=6))
+    monkeypatch.setattr(train_judge, "own_errors", partial(own_errors, people=6))
     out, seconds = tmp_path / "judge.safetensors", iter([0, 0, 20, 40, 70])  # three steps fit in a minute
-    monkeypatch.setattr(judges, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(train_judge, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     trained = train(out, faces, minutes=1, config=TINY, people=2, save_minutes=0.5, extremes=4)
     again = load_judge(out)
     assert again.errors == trained.errors
@@ -212,11 +210,11 @@ def test_a_few_steps_lower_the_losses(faces):
     assert torch.equal(scene.identity[0::2], scene.identity[1::2]), "two pictures of each person, together"
     means = []
     for _ in range(25):
-        terms = judges.losses(judge, images, scene, rng())
-        assert terms.keys() == judges.LOSS_WEIGHTS.keys()
+        terms = train_judge.losses(judge, images, scene, rng())
+        assert terms.keys() == train_judge.LOSS_WEIGHTS.keys()
         means.append({name: term.item() for name, term in terms.items()})
         optimizer.zero_grad()
-        sum(judges.LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()
+        sum(train_judge.LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()
         optimizer.step()
     for name in ("expression", "rotation", "looks", "context", "identity"):
         assert means[-1][name] < means[0][name], name

@@ -11,9 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "deepexpo_models"
-ORDER = ("layers", "image", "weights", "faces", "dsid", "meaf", "starter", "importers", "data", "evaluation", "training")
+ORDER = ("layers", "image", "weights", "faces", "head", "dsid", "meaf", "starter", "importers") + (
+    "pipeline", "data", "evaluation", "training",
+)  # fmt: skip
 HEAVY = {"diffusers", "accelerate"}
-HEAVY_ALLOWED = ("meaf/diffusers_host.py", "starter/diffusers_host.py", "evaluation/", "training/")
+HEAVY_ALLOWED = ("meaf/diffusers_host.py", "starter/diffusers_host.py", "pipeline/", "evaluation/", "training/")
 LAZY = {"insightface", "transformers", "cv2", "skimage", "onnxruntime", "peft", "bitsandbytes"}  # never at the top
 MODULES = sorted(LIBRARY.rglob("*.py"))
 NODES = sorted((ROOT / "nodes").rglob("*.py"))

@@ -15,7 +15,7 @@ from deepexpo_models.dsid.losses import (
     weight_map,
 )
 from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
-from deepexpo_models.training.diffusion_loss import min_snr_weights, sample_times
+from deepexpo_models.training.meaf.diffusion_loss import min_snr_weights, sample_times
 
 
 def noise(*shape, seed=0):

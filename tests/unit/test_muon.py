@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from deepexpo_models.muon import Muon, orthogonalise, split_parameters
+from deepexpo_models.training.engine.muon import Muon, orthogonalise, split_parameters
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():

@@ -57,9 +57,7 @@ def test_signs_of_euler_angles(angles, face_vector, component, sign):
 
 
 def test_euler_angles_round_trip():
-    angles = (torch.rand(200, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1) * torch.tensor(
-        [89.0, 179.0, 179.0]
-    )
+    angles = (torch.rand(200, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1) * torch.tensor([89.0, 179.0, 179.0])
     assert torch.allclose(matrix_to_euler(euler_to_matrix(angles)), angles, atol=2e-2)
 
 

@@ -11,21 +11,15 @@ import torch
 from PIL import Image
 
 from deepexpo_models.data import prepare as prepare_module
-from deepexpo_models.data.frame_store import FrameStore, split_people
-from deepexpo_models.data.masks import face_ellipse, region_mask
+from deepexpo_models.data.clips.frame_store import FrameStore, split_people
+from deepexpo_models.data.clips.index import Clip, index_clips, read_frames
+from deepexpo_models.data.clips.labels import points_in_square
+from deepexpo_models.data.clips.masks import face_ellipse, region_mask
+from deepexpo_models.data.clips.read import Unreadable, read_picture, square_frame
+from deepexpo_models.data.clips.stills import index_stills
 from deepexpo_models.data.prepare import low_pass, prepare
-from deepexpo_models.data.stills import index_stills
 from deepexpo_models.data.synthetic import EXPRESSION, render, sample_scenes
 from deepexpo_models.data.transforms import random_similarity
-from deepexpo_models.data.video import (
-    Clip,
-    Unreadable,
-    index_clips,
-    points_in_square,
-    read_frames,
-    read_picture,
-    square_frame,
-)
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, transform_points
 from deepexpo_models.faces.detectors import Face
 from deepexpo_models.faces.find import OpenedDetector
@@ -337,7 +331,8 @@ def test_a_broken_video_is_decoded_once(tmp_path, monkeypatch):
     clips = [index_clips(write_clip(tmp_path / name / "a.mp4", 4).parent).clips[0] for name in ("x", "y")]
     clips[0].path.write_bytes(b"gone")
     opened = []
-    monkeypatch.setattr("deepexpo_models.data.frame_store.read_frames", lambda clip: opened.append(clip) or read_frames(clip))
+    read = lambda clip: opened.append(clip) or read_frames(clip)  # noqa: E731
+    monkeypatch.setattr("deepexpo_models.data.clips.frame_store.read_frames", read)
     with pytest.warns(UserWarning, match="left out"):
         FrameStore(clips, 16).sample_pairs(20, seeded())
     assert opened.count(clips[0]) == 1
@@ -353,7 +348,7 @@ def test_memory_for_videos_is_limited_and_long_ones_are_thinned(collection, monk
     store = FrameStore(videos, 16, cache_bytes=2 * 30 * 3 * 16 * 16)
     store.sample_pairs(8, seeded())
     assert len(store._films) == 2
-    monkeypatch.setattr("deepexpo_models.data.frame_store.LONGEST", 8)
+    monkeypatch.setattr("deepexpo_models.data.clips.frame_store.LONGEST", 8)
     thinned = FrameStore(videos[:1], 16)
     pairs = thinned.sample_pairs(30, seeded(), far=0.0)
     assert len(thinned._films[videos[0]].frames) == 8

@@ -31,9 +31,7 @@ def refused(path, kind: str = "dsid") -> str:
 def test_round_trip(file):
     header, tensors = load_tensors(file, "dsid")
     assert (header.name, header.config, header.shapes) == ("tiny", {"x": [1, 2]}, {"a": (2, 3), "b": (4,)})
-    assert all(
-        torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype for name, value in TENSORS.items()
-    )
+    assert all(torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype for name, value in TENSORS.items())
 
 
 def test_hash_sees_names_dtypes_shapes_and_bytes():

@@ -106,5 +106,3 @@ def describe(family: str) -> Family:
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
     return FAMILIES[family]
-
-

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..data.jpeg import quantise_blocks
+from ...data.jpeg import quantise_blocks
 
 RADIUS = 4  # of the blur, in pixels
 

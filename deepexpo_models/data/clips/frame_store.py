@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from .video import SHORTEST, UNKNOWN, Clip, Unreadable, points_in_square, read_frames, read_picture, square_frame
+from .index import SHORTEST, Clip, read_frames
+from .labels import UNKNOWN, points_in_square
+from .read import Unreadable, read_picture, square_frame
 
 LONGEST = 3000  # frames of a video kept in memory; of longer ones every second, third ... is
 GAP_SPREAD = 4  # near frames are one to this many gaps apart

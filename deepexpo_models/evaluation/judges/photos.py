@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.synthetic import EXPRESSION
-from ..dsid.rotation import matrix_to_euler
-from ..faces.detectors import INSIGHTFACE_SIZES
-from ..faces.find import open_detector
-from ..image import comfy_to_bgr, model_to_comfy, resize
-from .judges import judged, load_judge, to_share
+from ...data.synthetic import EXPRESSION
+from ...dsid.rotation import matrix_to_euler
+from ...faces.detectors import INSIGHTFACE_SIZES
+from ...faces.find import open_detector
+from ...image import comfy_to_bgr, model_to_comfy, resize
+from .drawn import judged, load_judge, to_share
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

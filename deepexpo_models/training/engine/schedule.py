@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from .config import RunSettings
 from .processes import unwrap
+from .settings import RunSettings
 
 
 class Schedule(LambdaLR):

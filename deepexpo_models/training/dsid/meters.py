@@ -2,10 +2,10 @@
 
 import torch
 
-from ..dsid import DSID
-from ..dsid.losses import cross_correlation, pose_error
-from ..evaluation.metrics import icc, psnr, top1
-from .dsid_batches import Batch
+from ...dsid import DSID
+from ...dsid.losses import cross_correlation, pose_error
+from ...evaluation.metrics import icc, psnr, top1
+from .batches import Batch
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..data.synthetic import captions
-from ..data.synthetic.shards import ShardStore
-from ..dsid import DSID
-from .bases import Base
+from ...data.synthetic import captions
+from ...data.synthetic.shards import ShardStore
+from ...dsid import DSID
+from ...pipeline.base import Base
 
 CODES = ("identity", "expression", "rotation", "translation", "log_scale")
 CHUNK = 64

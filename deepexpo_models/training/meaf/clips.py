@@ -5,13 +5,13 @@ import re
 import torch
 from torch import Generator, Tensor
 
-from ..data.frame_store import FrameBatch, FrameStore
-from ..data.masks import face_ellipse, region_mask
-from ..dsid import DSID
-from ..image import resize
-from .bases import Base
-from .dsid_clips import index_faces
-from .meaf_batches import AT_REST_SHARE, MEAFBatch, latent_masks, read_codes
+from ...data.clips.frame_store import FrameBatch, FrameStore
+from ...data.clips.masks import face_ellipse, region_mask
+from ...dsid import DSID
+from ...image import resize
+from ...pipeline.base import Base
+from ..dsid.clips import index_faces
+from .batches import AT_REST_SHARE, MEAFBatch, latent_masks, read_codes
 
 TOLD_SHARE = 0.5  # of the captions keep what they say about the expression: always told, it would win over the code
 EXPRESSION_WORDS = re.compile(

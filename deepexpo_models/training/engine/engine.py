@@ -43,10 +43,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checkpoint import TrainingError, latest_state, load_state, prune, random_state, save_state, set_random_state, step_of
-from .config import RunSettings
 from .processes import gather_with_grad, unwrap
 from .run_folder import Averages, RunFolder
 from .schedule import make_scheduler
+from .settings import RunSettings
 from .sharding import check_launch, load_into, shapes_of, shard, state_of, whole, without_scalars
 
 __all__ = ["Engine", "TrainingError", "gather_with_grad", "make_scheduler"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..muon import Muon, split_parameters
+from .muon import Muon, split_parameters
 
 GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can
 ADAM = {"betas": (0.9, 0.99), "weight_decay": 0.01}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dsid.alignment import TEMPLATE, TIGHT, invert_similarity, similarity_from_points, transform_points
+from ...dsid.alignment import TEMPLATE, TIGHT, invert_similarity, similarity_from_points, transform_points
 
 SOFT = 0.25  # share of an ellipse's radius over which its border fades
 # Middle and radii in aligned coordinates.

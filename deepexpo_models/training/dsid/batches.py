@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..data.synthetic.factors import COLUMN, IDENTITY, Factor, concatenate
-from ..data.synthetic.render import render
-from ..data.synthetic.shards import FRAMES, ShardStore, studio_scene
-from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
+from ...data.synthetic.factors import COLUMN, IDENTITY, Factor, concatenate
+from ...data.synthetic.render import render
+from ...data.synthetic.shards import FRAMES, ShardStore, studio_scene
+from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
 
 POSE_KEYS = ("rotation", "translation", "log_scale")
 TRAITS = sum(len(factor.choices) or 1 for factor in IDENTITY)

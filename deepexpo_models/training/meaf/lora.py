@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from ..importers import lora_file, save_lora
+from ...importers import lora_file, save_lora
 
 ADAPTER = "default"
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention

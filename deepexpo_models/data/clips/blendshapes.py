@@ -6,7 +6,7 @@ Their left and right are the person's, those of the factors the picture's, in wh
 import math
 from collections.abc import Mapping
 
-from .synthetic import EXPRESSION
+from ..synthetic import EXPRESSION
 
 PARTS = {  # factor -> blendshapes and their weights
     "smile": {"mouthSmileLeft": 0.5, "mouthSmileRight": 0.5, "mouthFrownLeft": -0.5, "mouthFrownRight": -0.5},

@@ -7,31 +7,18 @@ pixels of the frame, degrees, ARKit's names (or "expression": {name: value}, by 
 `clip.txt`, or `caption.txt` in the folder, is a sentence about what it shows.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..image import resize
-from .blendshapes import expression_factors
-from .synthetic import EXPRESSION
+from .labels import read_caption, read_labels
+from .read import FPS, PICTURES, VIDEOS, Unreadable, _count, _read_video, read_picture
 
-VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif", ".m4v")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FPS = 25.0  # where nothing tells it
 SHORTEST = 2  # frames
 LABELS, CAPTION = "labels.json", "caption.txt"
-UNKNOWN = (math.nan,) * (10 + 3 + len(EXPRESSION))  # a label of which nothing is known
-
-
-class Unreadable(Exception):
-    """Why a file cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,66 +88,12 @@ def read_frames(clip: Clip) -> Iterator[np.ndarray]:
     return _read_video(clip.path)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright as its camera says. Raises Unreadable."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255
-                upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"not a readable picture ({_first_line(error)})") from error
-
-
-def square_frame(frame: np.ndarray, size: int) -> Tensor:
-    """(H, W, 3) uint8 -> (3, size, size) uint8: the middle square."""
-    pixels = torch.from_numpy(frame)
-    if frame.shape[:2] != (size, size):
-        made = resize(pixels.movedim(-1, 0)[None].float() / 127.5 - 1, size)[0]
-        return ((made + 1) * 127.5).round().byte()
-    return pixels.movedim(-1, 0).contiguous()
-
-
-def points_in_square(points: Tensor, height: int, width: int) -> Tensor:
-    """points (..., 2) in pixels of a frame -> in crop coordinates of its `square_frame`, -1 to 1 from border to border."""
-    side = min(height, width)
-    corner = torch.tensor([(width - side) // 2, (height - side) // 2], dtype=points.dtype)
-    return (points - corner) / side * 2 - 1
-
-
-def read_labels(path: Path, skipped: list) -> tuple[dict[int, tuple[float, ...]], float | None]:
-    """A JSON file -> what `Clip.labels` holds, and the fps where it tells one. A broken file counts as none and is told."""
-    if not path.is_file():
-        return {}, None
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        labels = {int(index): _label(entry) for index, entry in held.get("frames", {}).items()}
-        fps = held.get("fps")
-        if fps is not None and not 0 < float(fps) < math.inf:
-            raise ValueError(f"fps is {fps}")
-        return labels, fps and float(fps)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        skipped.append((path, f"labels not used ({_first_line(error)})"))
-        return {}, None
-
-
 def person_of(path: Path, root: Path, own_name: str) -> str:
     """The id of the person that a clip shows; own_name where nothing else tells."""
     parts = path.relative_to(root).parts
     if named := [part for part in parts if "#" in part]:
         return named[-1].split("#")[0]
     return parts[0] if len(parts) > 1 else own_name
-
-
-def read_caption(*places: Path) -> str:
-    """The sentence in the first of the files that is there, on one line; "" without any."""
-    for path in places:
-        if path.is_file():
-            return " ".join(path.read_text(encoding="utf-8", errors="replace").split())
-    return ""
 
 
 def natural(path: Path) -> list:
@@ -224,81 +157,3 @@ def _video(path: Path, root: Path, skipped: list) -> Clip:
 
 def _told(caption: str) -> tuple[str, ...]:
     return (caption,) if caption else ()
-
-
-def _label(entry: dict) -> tuple[float, ...]:
-    points = np.asarray(entry.get("points") or np.full((5, 2), np.nan), dtype=float)
-    pose = np.asarray(entry.get("pose") or np.full(3, np.nan), dtype=float)
-    if points.shape != (5, 2) or pose.shape != (3,):
-        raise ValueError(f"points must be 5 x 2 numbers and pose 3, got {points.shape} and {pose.shape}")
-    return (*points.flatten().tolist(), *pose.tolist(), *_expression(entry))
-
-
-def _expression(entry: dict) -> tuple[float, ...]:
-    if named := entry.get("expression"):
-        return tuple(float(named.get(factor.name, math.nan)) for factor in EXPRESSION)
-    return expression_factors(entry.get("blendshapes") or {})
-
-
-def _read_video(path: Path) -> Iterator[np.ndarray]:
-    try:
-        import av
-    except ImportError:
-        return _read_with_opencv(path)
-    return _read_with_av(av, path)
-
-
-def _read_with_av(av, path: Path) -> Iterator[np.ndarray]:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise Unreadable("no video stream")
-            for frame in container.decode(video=0):
-                upright = np.rot90(frame.to_ndarray(format="rgb24"), round(getattr(frame, "rotation", 0) / 90))
-                yield np.ascontiguousarray(upright)
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable(f"not a readable video ({_first_line(error)})") from error
-
-
-def _read_with_opencv(path: Path) -> Iterator[np.ndarray]:
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            raise Unreadable("not a readable video; installing PyAV (pip install av) may help")
-        while (read := capture.read())[0]:
-            yield np.ascontiguousarray(read[1][..., ::-1])
-    finally:
-        capture.release()
-
-
-def _count(path: Path) -> tuple[int, float]:
-    """Frames, counted without decoding them, and frames a second."""
-    try:
-        import av
-    except ImportError:
-        return _count_with_opencv(path)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-            return count, float(stream.average_rate or FPS)
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable(f"damaged video ({_first_line(error)})") from error
-
-
-def _count_with_opencv(path: Path) -> tuple[int, float]:
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    count = 0
-    while capture.grab():
-        count += 1
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return count, fps if 0 < fps < math.inf else FPS
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..data.synthetic import EXPRESSION
-from ..data.transforms import augment_identity_input, augment_semantic_input, random_similarity, transform_pose
-from ..dsid import DSID
-from ..dsid.alignment import invert_similarity, similarity_from_pose, warp
-from ..dsid.losses import (
+from ...data.synthetic import EXPRESSION
+from ...data.transforms import augment_identity_input, augment_semantic_input, random_similarity, transform_pose
+from ...dsid import DSID
+from ...dsid.alignment import invert_similarity, similarity_from_pose, warp
+from ...dsid.losses import (
     Perceptual,
     cross_correlation,
     info_nce,
@@ -20,9 +20,9 @@ from ..dsid.losses import (
     variance_floor,
     weight_map,
 )
-from ..dsid.rotation import geodesic_angle, rotation_to_matrix
-from .dsid_batches import TRAITS, Batch
-from .processes import gather_with_grad
+from ...dsid.rotation import geodesic_angle, rotation_to_matrix
+from ..engine.processes import gather_with_grad
+from .batches import TRAITS, Batch
 
 MIN_ROWS = 2  # of statistics over a batch
 JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in training: at use it comes from a found pose

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..data.stills import index_stills
-from ..data.synthetic import CAPTION_WORDS, captions
-from ..data.synthetic.shards import Frames, ShardStore
-from ..data.video import read_caption, read_picture, square_frame
+from ...data.clips.labels import read_caption
+from ...data.clips.read import read_picture, square_frame
+from ...data.clips.stills import index_stills
+from ...data.synthetic import CAPTION_WORDS, captions
+from ...data.synthetic.shards import Frames, ShardStore
 
 KNOWN_WORDS = 1500  # of a folder's captions, the most frequent ones, get a token of their own
 SHOWN = 4  # prompts in the sample pictures

@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from ..data.synthetic import EXPRESSION, POSE, Scene, concatenate, render, sample_scenes
-from ..data.synthetic.shards import ShardStore
+from ...data.synthetic import EXPRESSION, POSE, Scene, concatenate, render, sample_scenes
+from ...data.synthetic.shards import ShardStore
 
 
 def sample_views(people: int, views: int, generator: Generator, split: str) -> Scene:

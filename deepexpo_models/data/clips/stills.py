@@ -2,18 +2,9 @@
 
 from pathlib import Path
 
-from .video import (
-    PICTURES,
-    Clip,
-    IndexReport,
-    Unreadable,
-    person_of,
-    read_caption,
-    read_labels,
-    read_picture,
-    usable_report,
-    visible_files,
-)
+from .index import Clip, IndexReport, person_of, usable_report, visible_files
+from .labels import read_caption, read_labels
+from .read import PICTURES, Unreadable, read_picture
 
 
 def index_stills(folder: str | Path) -> IndexReport:

@@ -5,14 +5,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Generator, Tensor
 
-from ..data.frame_store import FrameBatch, FrameStore, split_people
-from ..data.masks import face_ellipse, region_mask
-from ..data.stills import index_stills
-from ..data.video import Clip, index_clips
-from ..dsid import CONFIGS
-from ..dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
-from ..dsid.rotation import euler_to_matrix, matrix_to_rotation
-from .dsid_batches import TRAITS, Batch, DrawnFaces
+from ...data.clips.frame_store import FrameBatch, FrameStore, split_people
+from ...data.clips.index import Clip, index_clips
+from ...data.clips.masks import face_ellipse, region_mask
+from ...data.clips.stills import index_stills
+from ...dsid import CONFIGS
+from ...dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
+from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
+from .batches import TRAITS, Batch, DrawnFaces
 
 HELD_OUT = 64  # pairs that the meters are read on
 DEPTHS = (-0.80, -0.80, -1.00, -0.68, -0.68)  # of TEMPLATE's points before the axis the head turns about, in its unit

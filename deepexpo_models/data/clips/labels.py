@@ -1,0 +1,60 @@
+"""What files beside a clip say of its frames: points, pose, expression, captions."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..synthetic import EXPRESSION
+from .blendshapes import expression_factors
+from .read import _first_line
+
+UNKNOWN = (math.nan,) * (10 + 3 + len(EXPRESSION))  # a label of which nothing is known
+
+
+def points_in_square(points: Tensor, height: int, width: int) -> Tensor:
+    """points (..., 2) in pixels of a frame -> in crop coordinates of its `square_frame`, -1 to 1 from border to border."""
+    side = min(height, width)
+    corner = torch.tensor([(width - side) // 2, (height - side) // 2], dtype=points.dtype)
+    return (points - corner) / side * 2 - 1
+
+
+def read_labels(path: Path, skipped: list) -> tuple[dict[int, tuple[float, ...]], float | None]:
+    """A JSON file -> what `Clip.labels` holds, and the fps where it tells one. A broken file counts as none and is told."""
+    if not path.is_file():
+        return {}, None
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        labels = {int(index): _label(entry) for index, entry in held.get("frames", {}).items()}
+        fps = held.get("fps")
+        if fps is not None and not 0 < float(fps) < math.inf:
+            raise ValueError(f"fps is {fps}")
+        return labels, fps and float(fps)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        skipped.append((path, f"labels not used ({_first_line(error)})"))
+        return {}, None
+
+
+def read_caption(*places: Path) -> str:
+    """The sentence in the first of the files that is there, on one line; "" without any."""
+    for path in places:
+        if path.is_file():
+            return " ".join(path.read_text(encoding="utf-8", errors="replace").split())
+    return ""
+
+
+def _label(entry: dict) -> tuple[float, ...]:
+    points = np.asarray(entry.get("points") or np.full((5, 2), np.nan), dtype=float)
+    pose = np.asarray(entry.get("pose") or np.full(3, np.nan), dtype=float)
+    if points.shape != (5, 2) or pose.shape != (3,):
+        raise ValueError(f"points must be 5 x 2 numbers and pose 3, got {points.shape} and {pose.shape}")
+    return (*points.flatten().tolist(), *pose.tolist(), *_expression(entry))
+
+
+def _expression(entry: dict) -> tuple[float, ...]:
+    if named := entry.get("expression"):
+        return tuple(float(named.get(factor.name, math.nan)) for factor in EXPRESSION)
+    return expression_factors(entry.get("blendshapes") or {})

@@ -1,0 +1,181 @@
+"""A judge of drawn faces: it measures what a picture shows, and knows its own error.
+
+It is never a training loss and shares no weights with DSID. `training.train_judge` makes it.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...data.synthetic import COLUMN, CONTEXT, EXPRESSION, IDENTITY, POSE, Scene
+from ...dsid.alignment import similarity_from_pose, warp
+from ...dsid.rotation import euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
+from ...image import resize
+from ...layers import SpatialPool, Trunk
+from ...weights import build_module, load_tensors, save_tensors
+
+LOOKS = tuple(factor for factor in IDENTITY if not factor.choices)  # identity factors that are numbers
+REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6-D rotation of a frontal head
+CHUNK = 32  # pictures judged at once
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Sizes in pixels and channels. Pictures of any size are resized to image_size."""
+
+    image_size: int = 128
+    scene_size: int = 64
+    expression_size: int = 64
+    scene_channels: tuple[int, ...] = (40, 80, 128, 192)
+    expression_channels: tuple[int, ...] = (40, 80, 128, 160)
+    identity_width: int = 64
+
+    @classmethod
+    def from_dict(cls, config: dict) -> "JudgeConfig":
+        """Raises ValueError for other fields than these."""
+        if config.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("its config is not that of a judge of this version; train it again")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What B pictures show, in the units of data.synthetic.GROUPS.
+
+    face (B,) probability that there is one; identity (B, D) of unit norm; looks (B, len(LOOKS)), the factors of identity
+    that are numbers; expression (B, 11); pose (B, 6); context (B, 6) class indices, float.
+    """
+
+    face: Tensor
+    identity: Tensor
+    looks: Tensor
+    expression: Tensor
+    pose: Tensor
+    context: Tensor
+
+
+class Reader(nn.Module):
+    """Features (B, C, side, side) -> (B, width): a spatial pool and a linear head of its own."""
+
+    def __init__(self, channels: int, side: int, width: int, operations=nn):
+        super().__init__()
+        self.pool = SpatialPool(channels, side, operations)
+        self.head = operations.Linear(channels, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.pool(features))
+
+
+class Judge(nn.Module):
+    """Pose, identity, context and the presence of a face from the whole picture; expression from a crop aligned by the
+    pose found. `errors` is what it knows of its own mistakes (see `own_errors`); empty before it was measured.
+    """
+
+    def __init__(self, config: JudgeConfig, operations=nn):
+        super().__init__()
+        self.config, self.errors = config, {}
+        channels, side = config.scene_channels[-1], config.scene_size // 2 ** len(config.scene_channels)
+        widths = {"pose": 9, "identity": config.identity_width, "face": 1, "context": sum(len(f.choices) for f in CONTEXT)}
+        self.scene = Trunk(config.scene_channels, 1, stem_stride=2, operations=operations)
+        self.readers = nn.ModuleDict({name: Reader(channels, side, width, operations) for name, width in widths.items()})
+        self.looks = operations.Linear(config.identity_width, len(LOOKS))
+        self.aligned = Trunk(config.expression_channels, 1, stem_stride=2, operations=operations)
+        side = config.expression_size // 2 ** len(config.expression_channels)
+        self.expression = Reader(config.expression_channels[-1], side, len(EXPRESSION), operations)
+
+    def read_scene(self, images: Tensor) -> dict[str, Tensor]:
+        """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) and looks in shares of their ranges,
+        identity (B, D), context and face logits."""
+        features = self._scene_features(images)
+        found = {name: reader(features) for name, reader in self.readers.items()}
+        rotation, place = found.pop("pose").split([6, 3], dim=1)
+        identity = F.normalize(found.pop("identity"), dim=1)
+        looks = self.looks(identity * self.config.identity_width**0.5)
+        rotation = rotation_to_matrix(rotation + rotation.new_tensor(REST))
+        return {"rotation": rotation, "place": place, "identity": identity, "looks": looks, **found}
+
+    def _scene_features(self, images: Tensor) -> Tensor:
+        return self.scene(F.interpolate(images, self.config.scene_size, mode="bilinear", antialias=True))
+
+    def read_expression(self, images: Tensor, pose: Tensor) -> Tensor:
+        """images (B, 3, image_size, image_size), pose (B, 6) to align them by -> (B, 11) in shares of their ranges."""
+        rotation = matrix_to_rotation(euler_to_matrix(pose[:, :3]))
+        similarity = similarity_from_pose(rotation, pose[:, 3:5], pose[:, 5:])
+        return self.expression(self.aligned(warp(images, similarity, self.config.expression_size)))
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> (B, C): means of the last layer over the picture, for FID and KID."""
+        return self._scene_features(resize(images.float(), self.config.image_size)).mean((2, 3))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Judgement:
+        """images (B, 3, H, W) in [-1, 1], one head each as data.synthetic frames it."""
+        images = resize(images.float(), self.config.image_size)
+        scene = self.read_scene(images)
+        pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], POSE[3:])], dim=1)
+        return Judgement(
+            face=scene["face"][:, 0].sigmoid(),
+            identity=scene["identity"],
+            looks=from_share(scene["looks"], LOOKS),
+            expression=from_share(self.read_expression(images, pose), EXPRESSION),
+            pose=pose,
+            context=torch.stack([part.argmax(1).float() for part in by_context(scene["context"]).values()], dim=1),
+        )
+
+
+@torch.no_grad()
+def judged(judge: Judge, images: Tensor) -> Judgement:
+    """All pictures, CHUNK at a time; but for `face`, a row is NaN where the judge sees no face."""
+    parts = [judge(chunk) for chunk in images.split(CHUNK)]
+    whole = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Judgement)}
+    lost = whole["face"] < 0.5
+    return Judgement(**{
+        name: value if name == "face" else value.masked_fill(lost[:, None], math.nan) for name, value in whole.items()
+    })  # fmt: skip
+
+
+def to_share(values: Tensor, factors: tuple) -> Tensor:
+    """(B, F) in the factors' units -> their places in the ranges, low = -1 and high = 1."""
+    low, high = values.new_tensor([f.low for f in factors]), values.new_tensor([f.high for f in factors])
+    return (values - low) / (high - low) * 2 - 1
+
+
+def from_share(shares: Tensor, factors: tuple) -> Tensor:
+    """Undoes `to_share`; what lies outside a range is put on its border."""
+    low, high = shares.new_tensor([f.low for f in factors]), shares.new_tensor([f.high for f in factors])
+    return low + (shares.clamp(-1, 1) + 1) / 2 * (high - low)
+
+
+def by_context(logits: Tensor) -> dict[str, Tensor]:
+    """(B, all choices) -> factor name -> (B, its choices)."""
+    widths = [len(factor.choices) for factor in CONTEXT]
+    return {factor.name: part for factor, part in zip(CONTEXT, logits.split(widths, dim=1), strict=True)}
+
+
+def true_looks(scene: Scene) -> Tensor:
+    """(B, len(LOOKS))."""
+    return scene.identity[:, [COLUMN[factor.name][1] for factor in LOOKS]]
+
+
+def save_judge(path: Path, judge: Judge) -> None:
+    """Write weights (float16), config and the judge's own errors to one safetensors file, whole or not at all."""
+    tensors = {name: tensor.half() for name, tensor in judge.state_dict().items()}
+    save_tensors(path, "judge", tensors, name="judge", config=asdict(judge.config), errors=json.dumps(judge.errors))
+
+
+def load_judge(path: Path) -> Judge:
+    """Read a judge, float32, in eval mode. Raises ValueError, in one sentence, for any other or damaged file."""
+    header, tensors = load_tensors(path, "judge")
+    try:
+        config, errors = JudgeConfig.from_dict(header.config), json.loads(header.metadata.get("errors", "{}"))
+    except ValueError as error:
+        raise ValueError(f"{header.path.name} cannot be used: {error}") from error
+    judge = build_module(lambda layers: Judge(config, layers), nn, header, tensors).float()
+    judge.errors = errors
+    return judge
