@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "deepexpo_models"
-ORDER = ("layers", "image", "weights", "faces", "head", "dsid", "meaf", "starter", "importers") + (
-    "pipeline", "data", "evaluation", "training",
+ORDER = (
+    "layers", "image", "weights", "faces", "head", "dsid", "meaf", "starter", "importers", "pipeline", "data", "evaluation",
+    "training",
 )  # fmt: skip
 HEAVY = {"diffusers", "accelerate"}
 HEAVY_ALLOWED = ("meaf/diffusers_host.py", "starter/diffusers_host.py", "pipeline/", "evaluation/", "training/")
