@@ -23,6 +23,7 @@ KINDS = {  # kind -> the node that takes it
     "identity": "Load Identity",
     "semantics": "Load Semantics",
     "starter": "Load Starter",
+    "head": "Draw Face Control (it finds its head by itself)",
 }
 MAX_HEADER_BYTES = 100_000_000  # the safetensors specification's own limit
 
