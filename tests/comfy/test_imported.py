@@ -56,7 +56,7 @@ class Imported:
         picture = PATCHES if KINDS[kind].picture[0] else (0, 0)
         hidden = WIDTH if kind == "instantid" else KINDS[kind].hidden
         tiny = replace(KINDS[kind], bases=("tiny",), hidden=hidden, picture=picture, head_width=HEAD)
-        found = PublicFile(None, {name: tuple(x.shape) for name, x in self.file.items()}, self.file)
+        found = PublicFile(None, {name: tuple(x.shape) for name, x in self.file.items()})
         layout = recognise(found, kind, {kind: tiny}, {"tiny": tiny_shape(base)})
         self.unet = layout.unet
         self.converted = convert(layout, self.file, kind)

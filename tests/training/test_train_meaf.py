@@ -98,7 +98,7 @@ def imported(parts) -> Path:
     numbers = {n: (path.removesuffix(".attn2"), channels[path]) for n, path in cross_attentions(shape).items()}
     width = shape.context_width
     file = published.random_file(published.adapter_shapes(numbers, width, published.mlp(width), lora=True), dtype=torch.float16)
-    found = PublicFile(Path("faceid.bin"), {name: tuple(x.shape) for name, x in file.items()}, file)
+    found = PublicFile(Path("faceid.bin"), {name: tuple(x.shape) for name, x in file.items()})
     tiny = {"faceid": replace(KINDS["faceid"], bases=("starter",))}
     path = parts / "imported.safetensors"
     save_meaf(path, convert(recognise(found, "faceid", tiny, {"starter": shape}), file, "faceid-starter"))

@@ -83,7 +83,7 @@ def tiny_file(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def imported(kind: str, file: dict[str, torch.Tensor]) -> MEAF:
-    found = PublicFile(None, {name: tuple(x.shape) for name, x in file.items()}, file)
+    found = PublicFile(None, {name: tuple(x.shape) for name, x in file.items()})
     return convert(recognise(found, kind, TINY_KINDS, TINY_FAMILIES), file, kind)
 
 
@@ -136,15 +136,15 @@ def noise(unet, batch: int = 1) -> torch.Tensor:
 def test_published_files_are_recognised_by_names_and_shapes(kind, base):
     shapes = shapes_of(kind, base)
     assert sum(map(math.prod, shapes.values())) / 1e6 == pytest.approx(FILES[kind, base], abs=0.1)
-    layout = recognise(PublicFile(None, shapes, None), kind)
+    layout = recognise(PublicFile(None, shapes), kind)
     assert (layout.kind.name, layout.base) == (kind, base)
     alike = (kind, base) in {("faceid-plus", "sd15"), ("faceid-plusv2", "sd15")}
     if not alike:
-        assert recognise(PublicFile(None, shapes, None)) == layout
+        assert recognise(PublicFile(None, shapes)) == layout
 
 
 def test_plus_and_plusv2_have_the_same_tensors_on_sd15(tmp_path):
-    file = PublicFile(tmp_path / "a.bin", shapes_of("faceid-plus", "sd15"), None)
+    file = PublicFile(tmp_path / "a.bin", shapes_of("faceid-plus", "sd15"))
     with pytest.raises(
         ValueError, match=r"FaceID-Plus for sd15 or .*FaceID-PlusV2 for sd15.* --kind faceid-plus or faceid-plusv2"
     ):
@@ -169,7 +169,7 @@ def test_numbers_are_those_of_diffusers(unet):
 def test_the_expression_adapter_has_the_sizes_of_its_file(projector):
     numbers, context = published.PUBLISHED["sd15"]
     shapes = published.adapter_shapes(numbers, context, projector, lora=False)
-    stream = recognise(PublicFile(None, shapes, None)).stream
+    stream = recognise(PublicFile(None, shapes)).stream
     assert (stream.face_model, stream.inputs, stream.input_width) == ("smirk", ("expression",), 55)
     assert stream.tokens in (3, 6, 8)
 
