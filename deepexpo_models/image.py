@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in [0, 1], see torchvision
 TO_RGB = {  # channels of a picture -> the same picture with three
     1: lambda image: image.expand(*image.shape[:-1], 3),
     3: lambda image: image,
@@ -33,6 +34,38 @@ def model_to_comfy(images: Tensor) -> Tensor:
     """(B, 3, H, W) around [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
     _expect_model(images)
     return ((images + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def bytes_to_model(levels: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [-1, 1]."""
+    return levels.float() / 127.5 - 1
+
+
+def model_to_bytes(images: Tensor) -> Tensor:
+    """Around [-1, 1], of any shape -> uint8, clamped and rounded."""
+    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> as a network of these statistics reads it."""
+    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+
+
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (rows * H + gaps, columns * W + gaps, 3) uint8, two pixels of white between pictures."""
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"a picture grid takes pictures (B, 3, H, W) in [-1, 1], got shape {tuple(images.shape)}")
+    if columns < 1:
+        raise ValueError(f"a picture grid has at least 1 column, got {columns}")
+    levels = model_to_bytes(images).cpu().movedim(1, -1)
+    count, height, width, _ = levels.shape
+    columns = min(columns, count)
+    rows, gap = -(-count // columns), 2
+    grid = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=torch.uint8)
+    for index, image in enumerate(levels):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
 
 
 def comfy_to_bgr(image: Tensor) -> np.ndarray:

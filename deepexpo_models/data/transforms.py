@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..dsid.alignment import transform_points
-from ..dsid.rotation import euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
+from ..dsid.rotation import matrix_to_rotation, rotation_to_matrix
 from .jpeg import quantise_blocks
 
 GRID = 4  # control points a side of the low-frequency warp
@@ -112,18 +112,6 @@ def _cut_out(images: Tensor, generator: Generator, points: Tensor | None) -> Ten
     near_y = (axis[None] - centre[:, 1:]).abs() < 0.14
     cut = (_uniform((batch, 1, 1), generator) < CUT_SHARE) & near_x[:, None, :] & near_y[:, :, None]
     return torch.where(cut[:, None].to(images.device), images.mean((2, 3), keepdim=True), images)
-
-
-def mirror(images: Tensor) -> Tensor:
-    """Left and right exchanged."""
-    return images.flip(-1)
-
-
-def mirror_pose(pose: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The pose of the mirrored picture: yaw, roll and x change sign."""
-    angles = matrix_to_euler(rotation_to_matrix(pose["rotation"])) * pose["rotation"].new_tensor([-1, 1, -1])
-    flipped = {"rotation": matrix_to_rotation(euler_to_matrix(angles))}
-    return {**pose, **flipped, "translation": pose["translation"] * pose["translation"].new_tensor([-1, 1])}
 
 
 def random_similarity(count: int, generator: Generator, roll: float = 20, shift: float = 0.1, growth: float = 0.12) -> Tensor:

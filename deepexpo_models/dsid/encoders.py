@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..layers import VectorEncoder, require_pictures
 from .alignment import similarity_from_points, similarity_from_pose, warp
 from .config import EXPRESSION_STRIDE, POSE_WIDTH, DSIDConfig
-from .rotation import matrix_to_rotation, rotation_to_matrix
+from .rotation import FRONTAL, matrix_to_rotation, rotation_to_matrix
 
 MAX_LOG_SCALE = 1.0  # a face between 1/e and e times its size at rest
 POSE_HEAD_STD = 1e-3  # an untrained pose is frontal and centred, so an untrained alignment takes the middle of the crop
@@ -74,7 +74,7 @@ class SemanticEncoder(nn.Module):
     def encode_pose(self, images: Tensor) -> dict[str, Tensor]:
         """images (B, 3, S, S) -> rotation, translation, log_scale as in `forward`."""
         turn, shift, size = self.pose(images).split([6, 2, 1], dim=-1)
-        rest = turn.new_tensor([1, 0, 0, 0, 1, 0])
+        rest = turn.new_tensor(FRONTAL)
         return {
             "rotation": matrix_to_rotation(rotation_to_matrix(rest + turn)),
             "translation": shift.tanh(),

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from ..layers import MLP, ModulatedBlock, group_norm
 from .config import POSE_WIDTH, START_SIZE, DSIDConfig
+from .rotation import FRONTAL
 
 # Of each code's deviations, so that all of them sway the style about as much: a rotation has 6 numbers that vary by 0.2, an
 # identity hundreds. As they are, after 400 steps a turned head left the picture as it was.
 CODE_SCALES = {"identity": 10.0, "expression": 10.0, "rotation": 20.0, "translation": 60.0, "log_scale": 60.0}
-REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # rotation of a frontal head
 
 
 class Generator(nn.Module):
@@ -43,7 +43,7 @@ class Generator(nn.Module):
             "log_scale": log_scale,
         }
         self._require_shapes(codes)
-        codes["rotation"] = rotation - rotation.new_tensor(REST)
+        codes["rotation"] = rotation - rotation.new_tensor(FRONTAL)
         codes["expression"] = expression / self.config.expression_width**0.5
         codes = {name: code * CODE_SCALES[name] for name, code in codes.items()}
         style = F.silu(self.style(torch.cat(list(codes.values()), dim=-1)))

@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..image import IMAGENET_MEAN, IMAGENET_STD, normalised
 from .rotation import geodesic_angle, rotation_to_matrix
 
 SCALES = 3  # of the reconstruction's pyramid
 VGG_LAYERS = (1, 6, 11, 20, 29)  # relu1_1, 2_1, 3_1, 4_1, 5_1 of torchvision's vgg19.features
 VGG_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512)  # 0: max pool
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def weight_map(region: Tensor, face: Tensor, region_weight: float, background: float = 0.15) -> Tensor:
@@ -119,8 +119,6 @@ class Perceptual(nn.Module):
         self.features = _vgg_features()
         _load_vgg(self.features, path)
         self.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, made: Tensor, true: Tensor) -> Tensor:
         """made, true (B, 3, H, W) in [-1, 1] -> scalar."""
@@ -132,7 +130,7 @@ class Perceptual(nn.Module):
         return loss
 
     def _layers(self, images: Tensor) -> list[Tensor]:
-        x, found = ((images + 1) / 2 - self.mean) / self.std, []
+        x, found = normalised((images + 1) / 2, IMAGENET_MEAN, IMAGENET_STD), []
         for index, layer in enumerate(self.features):
             if isinstance(layer, nn.MaxPool2d) and min(x.shape[-2:]) < 2:
                 break

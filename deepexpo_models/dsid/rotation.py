@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FRONTAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6-D rotation of a head at rest
+
 
 def rotation_to_matrix(rotation: Tensor) -> Tensor:
     """6-D rotation (..., 6) -> matrix (..., 3, 3): two columns, made orthonormal by Gram-Schmidt, and their product.
@@ -72,11 +74,6 @@ def geodesic_angle(a: Tensor, b: Tensor) -> Tensor:
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     sine = torch.linalg.vector_norm(_skew_part(relative), dim=-1)
     return torch.atan2(sine, cosine).to(a.dtype)
-
-
-def interpolate_rotations(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """Along the geodesic from a (factor 0) to b (factor 1), and beyond them: matrices (..., 3, 3) -> (..., 3, 3)."""
-    return scale_rotation(b @ a.transpose(-1, -2), factor) @ a
 
 
 def scale_rotation(matrix: Tensor, factor: float) -> Tensor:

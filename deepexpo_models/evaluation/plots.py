@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..image import model_to_bytes
+
 
 def leak_picture(path: Path, matrix: Mapping[str, Mapping[str, float]], title: str) -> None:
     """Rows: codes, columns: groups of factors, R2 in every field."""
@@ -76,7 +78,7 @@ def sheet_picture(path: Path, images: Tensor, columns: int, notes: Sequence[str]
 
     if images.shape[-1] != cell:
         images = torch.nn.functional.interpolate(images, (cell, cell), mode="bicubic", antialias=True)
-    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+    levels = model_to_bytes(images).movedim(1, -1).cpu().numpy()
     line = 12 * max((note.count("\n") + 1 for note in notes or [] if note), default=0)
     rows = -(-len(levels) // columns)
     sheet = Image.new("RGB", (columns * (cell + 4), rows * (cell + 4 + line)), "white")

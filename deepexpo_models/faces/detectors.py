@@ -12,6 +12,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import first_line
 from ..image import comfy_to_bgr
 
 PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")  # preferred first, then any other by name
@@ -70,7 +71,7 @@ def open_pack(root: Path | None, name: str | None, modules: list[str]):
         # An absolute path as the name: insightface 2.x looks for a plain name in the working directory first.
         return FaceAnalysis(name=str(pack), root=str(root), allowed_modules=modules, providers=["CPUExecutionProvider"])
     except Exception as error:  # a damaged file ends in onnxruntime's own exceptions, a pack without detector in assert
-        raise DetectorUnavailable(f"the model pack {pack.name} cannot be loaded ({_short(error)})") from error
+        raise DetectorUnavailable(f"the model pack {pack.name} cannot be loaded ({first_line(error)})") from error
 
 
 def find_pack(root: Path | None, name: str | None = None) -> Path:
@@ -164,7 +165,7 @@ def optional(package: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise DetectorUnavailable(f"cannot import {package} ({_short(error)}), install or repair it") from error
+        raise DetectorUnavailable(f"cannot import {package} ({first_line(error)}), install or repair it") from error
 
 
 def fit_side(image: Tensor, side: int) -> tuple[Tensor, float]:
@@ -201,11 +202,6 @@ def _shared(a: tuple, b: tuple) -> float:
     height = min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(0.0, width) * max(0.0, height) / smaller
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 DETECTORS = {  # the user's name -> (insightface's root) -> Detector, best first; raises DetectorUnavailable

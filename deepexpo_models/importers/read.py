@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..errors import first_line
 from ..weights import check_extent, read_json_header
 from .archive import read_contents, read_tensors
 from .pickled import Stored
@@ -36,8 +37,7 @@ class PublicFile:
         try:
             return {published_name(name): tensor.clone() for name, tensor in load_file(self.path).items()}
         except (SafetensorError, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise ValueError(f"{self.path.name} could not be read ({reason}); download it again") from error
+            raise ValueError(f"{self.path.name} could not be read ({first_line(error)}); download it again") from error
 
 
 def open_public(path: Path) -> PublicFile:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from .branch import PREFIX, SIZE_EMBEDDING, BranchConfig, Residuals
@@ -27,6 +28,11 @@ class Conditions:
     masks: dict[str, Tensor] = field(default_factory=dict)
 
 
+def cross_attentions(unet: UNet2DConditionModel) -> dict[str, Attention]:
+    """Module path of every attn2 -> it."""
+    return {name: module for name, module in unet.named_modules() if name.endswith(".attn2")}
+
+
 class AttachedMEAF:
     """A MEAF on a U-Net, until `detach` or the end of the `with` block; the U-Net's own processors come back then.
 
@@ -39,7 +45,7 @@ class AttachedMEAF:
     """
 
     def __init__(self, unet: UNet2DConditionModel, meaf: MEAF):
-        sites = {name: module for name, module in unet.named_modules() if name.endswith(".attn2")}
+        sites = cross_attentions(unet)
         channels = {name: module.to_q.out_features for name, module in sites.items()}
         context_width = next(iter(sites.values())).to_k.in_features if sites else 0
         require_family(meaf.config.name, meaf.config.base, meaf.config.unet, channels, context_width)

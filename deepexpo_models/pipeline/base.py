@@ -8,7 +8,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from ..errors import first_line
 from ..meaf import FAMILIES
+from ..meaf.diffusers_host import cross_attentions
 from ..meaf.sites import UNetShape, unet_sites
 from ..starter import FILE_KIND
 from ..starter.diffusers_host import encode_prompts, load_starter, training_scheduler
@@ -123,10 +125,9 @@ def _pipeline(path: Path, dtype: torch.dtype, config: str):
             options["config"] = config
         return _first_that_loads((StableDiffusionPipeline, StableDiffusionXLPipeline), path, options)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{path} is not readable as a Stable Diffusion model ({reason}); give SD1.5, SD2.x or SDXL, and for a checkpoint "
-            "file a diffusers folder of its family as --base-config"
+            f"{path} is not readable as a Stable Diffusion model ({first_line(error)}); give SD1.5, SD2.x or SDXL, and for a "
+            "checkpoint file a diffusers folder of its family as --base-config"
         ) from error
 
 
@@ -141,7 +142,7 @@ def _first_that_loads(classes, path: Path, options: dict):
 
 
 def _family(unet: UNet2DConditionModel, path: Path) -> str:
-    sites = {name: module.to_q.out_features for name, module in unet.named_modules() if name.endswith(".attn2")}
+    sites = {name: module.to_q.out_features for name, module in cross_attentions(unet).items()}
     for family, shape in FAMILIES.items():
         if sites == unet_sites(shape) and unet.config.cross_attention_dim == shape.context_width:
             return family

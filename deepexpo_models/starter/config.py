@@ -76,4 +76,3 @@ STARTER = StarterConfig(
     scale=1.0,
     merges=(),
 )
-STARTER_UNET = STARTER.unet_shape

@@ -9,7 +9,6 @@ from pathlib import Path
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
-PUNCTUATION = (",", ".", "a")
 
 
 def build_vocabulary(words: tuple[str, ...]) -> tuple[str, ...]:

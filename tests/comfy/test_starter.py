@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import random_weights
-from deepexpo_models.starter import STARTER, STARTER_UNET, build_vocabulary, save_starter_tensors
+from deepexpo_models.starter import STARTER, build_vocabulary, save_starter_tensors
 from deepexpo_models.starter import diffusers_host as reference
 from rig.families import random_weight, randomise
 from rig.pack import DSID_CONFIG, the_pack, weights_folder, write_dsid
@@ -133,7 +133,7 @@ def starter_sample(starter, steps: int):
 def test_every_site_of_a_starter_meaf_fires(starter, pack):
     studio = Studio("sd15")
     folder = weights_folder()
-    path = random_weights.write_meaf(folder, "starter", DSID_CONFIG, write_dsid(folder), STARTER_UNET)
+    path = random_weights.write_meaf(folder, "starter", DSID_CONFIG, write_dsid(folder), STARTER.unet_shape)
     loaded = pack.run("DeepExPoLoadMEAF", meaf_name=path.name)
     path.unlink()
     base = sampled(starter, starter.model)

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import toy_run
+from deepexpo_models.image import image_grid
 from deepexpo_models.training.engine import checkpoint
 from deepexpo_models.training.engine.checkpoint import TrainingError, latest_state, load_state, prune, save_state
 from deepexpo_models.training.engine.ema import EMA
 from deepexpo_models.training.engine.engine import Engine, gather_with_grad, make_scheduler
-from deepexpo_models.training.engine.run_folder import image_grid
 from deepexpo_models.training.engine.settings import parse_settings
 from toy_run import OtherSettings, Run, Toy, ToySettings, settings, state
 

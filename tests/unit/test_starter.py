@@ -13,7 +13,6 @@ from deepexpo_models.meaf.sites import unet_sites
 from deepexpo_models.starter import (
     FILE_KIND,
     STARTER,
-    STARTER_UNET,
     StarterConfig,
     build_vocabulary,
     load_starter_tensors,
@@ -66,13 +65,13 @@ def test_sizes(parts):
     assert sum(count.values()) < 8e6, count
     assert parts.latent_shape == (8, 16, 16) and CONFIG.image_size == 128
     ids = torch.zeros(1, 77, dtype=torch.long)
-    assert parts.text_encoder(ids).last_hidden_state.shape == (1, 77, STARTER_UNET.context_width)
+    assert parts.text_encoder(ids).last_hidden_state.shape == (1, 77, STARTER.unet_shape.context_width)
     assert parts.vae.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mean.shape == (1, *parts.latent_shape)
 
 
 def test_unet_has_the_sites_that_meaf_expects(parts):
     found = {name: module.to_q.out_features for name, module in parts.unet.named_modules() if name.endswith(".attn2")}
-    assert found == unet_sites(STARTER_UNET) and len(found) == 7
+    assert found == unet_sites(STARTER.unet_shape) and len(found) == 7
 
 
 def test_each_word_of_the_captions_is_one_token(tmp_path):

@@ -9,8 +9,6 @@ from deepexpo_models.data.transforms import (
     augment_identity_input,
     augment_semantic_input,
     augment_shape,
-    mirror,
-    mirror_pose,
     random_similarity,
     replace_background,
     transform_pose,
@@ -158,27 +156,6 @@ def test_cut_out_covers_eyes_or_mouth(known):
         assert ((rows + 0.12).abs().minimum((rows - 0.38).abs()) < 0.2).all()
     else:
         assert (rows.abs() < 0.2).all()
-
-
-def test_mirror_twice_is_nothing(faces):
-    pose = poses(6)
-    assert torch.equal(mirror(mirror(faces)), faces) and not torch.equal(mirror(faces), faces)
-    twice = mirror_pose(mirror_pose(pose))
-    for name, code in pose.items():
-        torch.testing.assert_close(twice[name], code, atol=1e-5, rtol=0)
-
-
-def test_mirrored_pose_is_that_of_the_mirrored_picture():
-    """A reflected head's rotation is M R M with M = diag(-1, 1, 1); its aligned square is the mirrored one."""
-    pose = poses(6)
-    flipped = mirror_pose(pose)
-    m = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
-    expected = m @ rotation_to_matrix(pose["rotation"]) @ m
-    torch.testing.assert_close(rotation_to_matrix(flipped["rotation"]), expected, atol=1e-5, rtol=0)
-    corner = torch.tensor([[0.4, -0.7]]).expand(6, 1, 2)
-    there = transform_points(similarity_from_pose(**pose), corner) * torch.tensor([-1.0, 1.0])
-    here = transform_points(similarity_from_pose(**flipped), corner * torch.tensor([-1.0, 1.0]))
-    torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
 
 
 def test_transformed_pose_is_the_transformed_similarity():

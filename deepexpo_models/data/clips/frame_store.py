@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from ...image import bytes_to_model
 from .index import SHORTEST, Clip, read_frames
 from .labels import UNKNOWN, points_in_square
 from .read import Unreadable, read_picture, square_frame
@@ -31,7 +32,6 @@ class FrameBatch:
     person: Tensor
     first_points: Tensor
     second_points: Tensor
-    first_euler: Tensor
     second_euler: Tensor
     second_expression: Tensor
     still: Tensor
@@ -105,7 +105,7 @@ class FrameStore:
             film = self._film(clip)
             pixels, number, shape = film.frames[index], film.numbers[index], film.shape
         points, euler, expression = torch.tensor(clip.labels.get(number, UNKNOWN), dtype=torch.float32).split([10, 3, 11])
-        return pixels.float() / 127.5 - 1, points_in_square(points.unflatten(0, (5, 2)), *shape), euler, expression
+        return bytes_to_model(pixels), points_in_square(points.unflatten(0, (5, 2)), *shape), euler, expression
 
     def _kinds(self, count: int, generator: Generator, stills_share: float) -> list[bool]:
         draws = torch.rand(count, generator=generator)
@@ -132,9 +132,9 @@ class FrameStore:
             first, second = order[0], order[-1]
         else:
             first, second = _draw_pair(count, max(1, round(gap_seconds * fps)), far, consecutive, generator)
-        (a, a_points, a_euler, _), (b, b_points, b_euler, expression) = self.frame(clip, first), self.frame(clip, second)
+        (a, a_points, _, _), (b, b_points, euler, expression) = self.frame(clip, first), self.frame(clip, second)
         person, still = torch.tensor(self._people[_key(clip)]), torch.tensor(first == second)
-        return a, b, person, a_points, b_points, a_euler, b_euler, expression, still, clip.caption(second)
+        return a, b, person, a_points, b_points, euler, expression, still, clip.caption(second)
 
     def _extent(self, clip: Clip) -> tuple[int, float]:
         """Frames that can be asked for, and frames a second among them."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import first_line
 from ..synthetic import EXPRESSION
 from .blendshapes import expression_factors
-from .read import _first_line
 
 UNKNOWN = (math.nan,) * (10 + 3 + len(EXPRESSION))  # a label of which nothing is known
 
@@ -34,7 +34,7 @@ def read_labels(path: Path, skipped: list) -> tuple[dict[int, tuple[float, ...]]
             raise ValueError(f"fps is {fps}")
         return labels, fps and float(fps)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        skipped.append((path, f"labels not used ({_first_line(error)})"))
+        skipped.append((path, f"labels not used ({first_line(error)})"))
         return {}, None
 
 

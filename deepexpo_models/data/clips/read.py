@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...image import resize
+from ...errors import first_line
+from ...image import bytes_to_model, model_to_bytes, resize
 
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -30,15 +31,14 @@ def read_picture(path: Path) -> np.ndarray:
                 upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
             return np.array(upright.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"not a readable picture ({_first_line(error)})") from error
+        raise Unreadable(f"not a readable picture ({first_line(error)})") from error
 
 
 def square_frame(frame: np.ndarray, size: int) -> Tensor:
     """(H, W, 3) uint8 -> (3, size, size) uint8: the middle square."""
     pixels = torch.from_numpy(frame)
     if frame.shape[:2] != (size, size):
-        made = resize(pixels.movedim(-1, 0)[None].float() / 127.5 - 1, size)[0]
-        return ((made + 1) * 127.5).round().byte()
+        return model_to_bytes(resize(bytes_to_model(pixels.movedim(-1, 0)[None]), size)[0])
     return pixels.movedim(-1, 0).contiguous()
 
 
@@ -59,7 +59,7 @@ def _read_with_av(av, path: Path) -> Iterator[np.ndarray]:
                 upright = np.rot90(frame.to_ndarray(format="rgb24"), round(getattr(frame, "rotation", 0) / 90))
                 yield np.ascontiguousarray(upright)
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable(f"not a readable video ({_first_line(error)})") from error
+        raise Unreadable(f"not a readable video ({first_line(error)})") from error
 
 
 def _read_with_opencv(path: Path) -> Iterator[np.ndarray]:
@@ -87,7 +87,7 @@ def _count(path: Path) -> tuple[int, float]:
             count = sum(packet.size > 0 for packet in container.demux(stream))
             return count, float(stream.average_rate or FPS)
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable(f"damaged video ({_first_line(error)})") from error
+        raise Unreadable(f"damaged video ({first_line(error)})") from error
 
 
 def _count_with_opencv(path: Path) -> tuple[int, float]:
@@ -100,7 +100,3 @@ def _count_with_opencv(path: Path) -> tuple[int, float]:
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     return count, fps if 0 < fps < math.inf else FPS
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__

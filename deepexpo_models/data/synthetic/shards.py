@@ -10,13 +10,14 @@ triples). The first half of a person's frames is one clip, one place and light; 
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ...image import bytes_to_model, model_to_bytes
 from .factors import (
     GROUPS,
     Scene,
@@ -88,7 +89,7 @@ def write_shard(folder: Path, index: int, seed: int = 0, split: str = "train", s
         return final
     frames = render_shard(index, seed, split, size)
     partial.mkdir(parents=True, exist_ok=True)
-    np.save(partial / "images.npy", ((frames.images + 1) * 127.5).round().byte().numpy())
+    np.save(partial / "images.npy", model_to_bytes(frames.images).numpy())
     planes = torch.nn.functional.avg_pool2d(torch.cat([frames.region, frames.face], dim=1), 2)
     np.save(partial / "planes.npy", (planes * 255).round().byte().numpy())
     np.save(partial / "points.npy", frames.points.numpy())
@@ -130,7 +131,7 @@ class ShardStore:
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
-        return self._read("images", rows).float() / 127.5 - 1
+        return bytes_to_model(self._read("images", rows))
 
     def person(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B,) a number for each person."""
@@ -160,13 +161,6 @@ class ShardStore:
     def _read(self, name: str, rows: Tensor) -> Tensor:
         shard, place = (rows // SHARD).tolist(), (rows % SHARD).tolist()
         return torch.from_numpy(np.stack([self._shards[s][name][p] for s, p in zip(shard, place)]))
-
-
-def subset(frames: Frames, rows) -> Frames:
-    """Some rows of a batch."""
-    return replace(
-        frames, **{n: getattr(frames, n)[rows] for n in ("images", "region", "face", "points")}, scene=frames.scene[rows]
-    )
 
 
 def _row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:

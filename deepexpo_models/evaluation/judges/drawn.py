@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from ...data.synthetic import COLUMN, CONTEXT, EXPRESSION, IDENTITY, POSE, Scene
 from ...dsid.alignment import similarity_from_pose, warp
-from ...dsid.rotation import euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
+from ...dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
 from ...image import resize
 from ...layers import SpatialPool, Trunk
 from ...weights import build_module, load_tensors, save_tensors
 
 LOOKS = tuple(factor for factor in IDENTITY if not factor.choices)  # identity factors that are numbers
-REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6-D rotation of a frontal head
 CHUNK = 32  # pictures judged at once
 
 
@@ -96,7 +95,7 @@ class Judge(nn.Module):
         rotation, place = found.pop("pose").split([6, 3], dim=1)
         identity = F.normalize(found.pop("identity"), dim=1)
         looks = self.looks(identity * self.config.identity_width**0.5)
-        rotation = rotation_to_matrix(rotation + rotation.new_tensor(REST))
+        rotation = rotation_to_matrix(rotation + rotation.new_tensor(FRONTAL))
         return {"rotation": rotation, "place": place, "identity": identity, "looks": looks, **found}
 
     def _scene_features(self, images: Tensor) -> Tensor:

@@ -29,11 +29,10 @@ from ...data.synthetic import EXPRESSION
 from ...dsid.rotation import matrix_to_euler
 from ...faces.detectors import INSIGHTFACE_SIZES
 from ...faces.find import open_detector
-from ...image import comfy_to_bgr, model_to_comfy, resize
+from ...image import IMAGENET_MEAN, IMAGENET_STD, comfy_to_bgr, model_to_comfy, normalised, resize
 from .drawn import judged, load_judge, to_share
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INCEPTION_FILE = "inception-2015-12-05.pt"  # the name that clean-fid looks for
 NEUTRAL = "_neutral"  # MediaPipe's first blendshape is no movement
 
@@ -267,11 +266,6 @@ def pose_of_matrix(matrix: np.ndarray) -> Tensor:
 def to_rgb_levels(image: Tensor) -> np.ndarray:
     """(H, W, 3) in [0, 1] -> the same in uint8."""
     return np.ascontiguousarray(comfy_to_bgr(image)[..., ::-1])
-
-
-def normalised(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> as a network of these statistics reads it."""
-    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
 
 
 def pooled(features) -> Tensor:

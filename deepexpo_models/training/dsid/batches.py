@@ -11,7 +11,6 @@ from ...data.synthetic.render import render
 from ...data.synthetic.shards import FRAMES, ShardStore, studio_scene
 from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
 
-POSE_KEYS = ("rotation", "translation", "log_scale")
 TRAITS = sum(len(factor.choices) or 1 for factor in IDENTITY)
 
 

@@ -20,7 +20,7 @@ from ...dsid.losses import (
     variance_floor,
     weight_map,
 )
-from ...dsid.rotation import geodesic_angle, rotation_to_matrix
+from ...dsid.rotation import FRONTAL, geodesic_angle, rotation_to_matrix
 from ..engine.processes import gather_with_grad
 from .batches import TRAITS, Batch
 
@@ -44,12 +44,6 @@ class Switches:
     equivariance: bool
     contrast: bool
     codes: bool
-
-
-@dataclass(frozen=True)
-class Encoded:
-    identity: Tensor
-    semantics: dict[str, Tensor]
 
 
 class DSIDStep(nn.Module):
@@ -101,7 +95,7 @@ class DSIDStep(nn.Module):
             place = transform_pose(_held(pose), jitter)
         else:
             place = {name: torch.zeros_like(code) for name, code in pose.items()}
-            place["rotation"] = place["rotation"] + place["rotation"].new_tensor([1, 0, 0, 0, 1, 0])
+            place["rotation"] = place["rotation"] + place["rotation"].new_tensor(FRONTAL)
         return self.model.semantic_encoder.expression(
             warp(view, similarity_from_pose(**place), self.model.config.expression_size)
         )

@@ -42,6 +42,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...errors import first_line
 from .checkpoint import TrainingError, latest_state, load_state, prune, random_state, save_state, set_random_state, step_of
 from .processes import gather_with_grad, unwrap
 from .run_folder import Averages, RunFolder
@@ -252,7 +253,7 @@ class Engine:
             try:
                 load_into(thing, state["things"][name])
             except (RuntimeError, ValueError, KeyError) as error:
-                raise ValueError(self._unfit(path.name, f"{name}: {str(error).splitlines()[0]}")) from error
+                raise ValueError(self._unfit(path.name, f"{name}: {first_line(error)}")) from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         randoms = state["random"]

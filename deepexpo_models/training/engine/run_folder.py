@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ...image import image_grid
 from .sharding import whole
 
 PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "numpy")
@@ -131,23 +132,6 @@ class Averages:
 
     def rate(self, step: int) -> float:
         return (step - self.step) / max(1e-9, time.monotonic() - self.time)
-
-
-def image_grid(images: Tensor, columns: int) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (rows * H + gaps, columns * W + gaps, 3) uint8, two pixels of white between pictures."""
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise ValueError(f"a picture grid takes pictures (B, 3, H, W) in [-1, 1], got shape {tuple(images.shape)}")
-    if columns < 1:
-        raise ValueError(f"a picture grid has at least 1 column, got {columns}")
-    images = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-    count, height, width, _ = images.shape
-    columns = min(columns, count)
-    rows, gap = -(-count // columns), 2
-    grid = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=torch.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
-        grid[top : top + height, left : left + width] = image
-    return grid
 
 
 def _tensorboard(folder: Path):

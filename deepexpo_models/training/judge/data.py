@@ -5,6 +5,7 @@ from torch import Generator, Tensor
 
 from ...data.synthetic import EXPRESSION, POSE, Scene, concatenate, render, sample_scenes
 from ...data.synthetic.shards import ShardStore
+from ...image import bytes_to_model, model_to_bytes
 
 
 def sample_views(people: int, views: int, generator: Generator, split: str) -> Scene:
@@ -33,13 +34,13 @@ class ExtremePairs:
     def __init__(self, people: int, size: int, generator: Generator):
         scene = sample_scenes(2 * people, generator, poses="extreme")
         self.scene = scene.with_groups(identity=scene.identity[::2].repeat_interleave(2, dim=0))
-        self.levels = ((render(self.scene, size).images + 1) * 127.5).round().byte()
+        self.levels = model_to_bytes(render(self.scene, size).images)
 
     def sample(self, people: int, generator: Generator) -> tuple[Tensor, Scene]:
         """As `sample_pairs`."""
         first = torch.randperm(len(self.scene) // 2, generator=generator)[:people] * 2
         rows = torch.stack([first, first + 1], dim=1).flatten()
-        return mirror(self.levels[rows].float() / 127.5 - 1, self.scene[rows], generator)
+        return mirror(bytes_to_model(self.levels[rows]), self.scene[rows], generator)
 
 
 def mirror(images: Tensor, scene: Scene, generator: Generator) -> tuple[Tensor, Scene]:

@@ -12,6 +12,7 @@ from ...data.clips.read import read_picture, square_frame
 from ...data.clips.stills import index_stills
 from ...data.synthetic import CAPTION_WORDS, captions
 from ...data.synthetic.shards import Frames, ShardStore
+from ...image import bytes_to_model
 
 KNOWN_WORDS = 1500  # of a folder's captions, the most frequent ones, get a token of their own
 SHOWN = 4  # prompts in the sample pictures
@@ -84,7 +85,8 @@ class CaptionedPictures:
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
-        return torch.stack([square_frame(read_picture(self.paths[row]), self.size) for row in rows.tolist()]) / 127.5 - 1
+        frames = [square_frame(read_picture(self.paths[row]), self.size) for row in rows.tolist()]
+        return bytes_to_model(torch.stack(frames))
 
     def frames(self, rows: Tensor) -> PlainFrames:
         images = self.images(rows)
