@@ -2,7 +2,7 @@ from comfy_api.latest import io
 
 from ..deepexpo_models.faces import RECOGNISERS
 from . import sockets
-from .comfy_host.codes import encode_identity, encode_semantics, recognise_identity, reenact
+from .comfy_host.codes import CLIP, encode_identity, encode_semantics, recognise_identity, reenact
 
 OWN = "dsid"
 
@@ -23,17 +23,17 @@ class EncodeIdentity(io.ComfyNode):
                 io.Image.Input("image", tooltip="Face crops of one person, from Crop Face. Several photos are averaged."),
                 io.Combo.Input(
                     "recogniser",
-                    options=[OWN, *RECOGNISERS],
+                    options=[OWN, *RECOGNISERS, CLIP],
                     default=OWN,
                     optional=True,
-                    tooltip="Whose codes: dsid is the connected DSID. The others are insightface's model packs, which "
-                    "imported public adapters expect; Apply MEAF names the one that its MEAF reads.",
+                    tooltip="Whose codes: dsid is the connected DSID. buffalo_l and antelopev2 are insightface's model packs, "
+                    f"{CLIP} is the connected CLIP Vision: public adapters expect one of them, and Apply MEAF names it.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="CLIP ViT-H/14, from Load CLIP Vision: only for imported FaceID-Plus and PlusV2, which look at the "
-                    "aligned face too.",
+                    tooltip="CLIP ViT-H/14, from Load CLIP Vision: for public adapters that look at the face, FaceID-Plus and "
+                    f"PlusV2 beside its vector, Plus-Face and Full-Face (recogniser {CLIP}) alone.",
                 ),
             ],
             outputs=[

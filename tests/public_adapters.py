@@ -84,6 +84,18 @@ def resampler(context: int, tokens: int = 16, face: int = 512, width: int = 1280
     }  # fmt: skip
 
 
+def plus_face(context: int, clip: int = 1280, width: int = 1280) -> dict:
+    """IP-Adapter Plus-Face: 16 latents that look at CLIP's patches; width 768 in SD1.5's file, 1280 in SDXL's."""
+    return resampler(context, face=clip, width=width)
+
+
+def full_face(context: int, clip: int = 1280) -> dict:
+    return {
+        "proj.0.weight": (clip, clip), "proj.0.bias": (clip,), "proj.2.weight": (context, clip), "proj.2.bias": (context,),
+        "proj.3.weight": (context,), "proj.3.bias": (context,),
+    }  # fmt: skip
+
+
 def plus(context: int, clip: int = 1280) -> dict:
     perceiver = {
         "proj_in.weight": (context, clip), "proj_in.bias": (context,),
@@ -126,10 +138,14 @@ def nested(file: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def tokens(file: dict[str, Tensor], context: int, face: Tensor, picture: Tensor | None = None, *, shortcut=True, head=64):
-    """face (B, F), picture (B, M, D) -> tokens (B, N, context)."""
+    """face (B, F), picture (B, M, D) -> tokens (B, N, context). What looks at the picture alone gets no face."""
     p = {name.removeprefix("image_proj."): x for name, x in file.items() if name.startswith("image_proj.")}
+    if "proj.3.weight" in p:
+        x = F.linear(F.gelu(F.linear(picture, p["proj.0.weight"], p["proj.0.bias"])), p["proj.2.weight"], p["proj.2.bias"])
+        return F.layer_norm(x, (context,), p["proj.3.weight"], p["proj.3.bias"])
     if "latents" in p:
-        seen = _perceiver(p, F.linear(face, p["proj_in.weight"], p["proj_in.bias"])[:, None], p["latents"], head)
+        looked_at = face[:, None] if picture is None else picture
+        seen = _perceiver(p, F.linear(looked_at, p["proj_in.weight"], p["proj_in.bias"]), p["latents"], head)
         return F.layer_norm(
             F.linear(seen, p["proj_out.weight"], p["proj_out.bias"]), (context,), p["norm_out.weight"], p["norm_out.bias"]
         )

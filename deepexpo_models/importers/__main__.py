@@ -11,6 +11,7 @@ from . import KINDS, Layout, convert, lora_tensors, open_public, recognise, save
 NEEDS = {  # face model -> what makes its codes
     "buffalo_l": "Encode Identity with recogniser buffalo_l (insightface)",
     "antelopev2": "Encode Identity with recogniser antelopev2 (insightface)",
+    "clip_vit_h": "Encode Identity with recogniser clip_vit_h (nothing else to install)",
     "smirk": "SMIRK's 55 numbers (50 expression, 2 eyelids, 3 jaw) as the expression of a semantics file",
 }
 
@@ -45,7 +46,7 @@ def _report(layout: Layout, options: argparse.Namespace) -> str:
         f"its codes come from: {NEEDS[layout.stream.face_model]}",
     ]
     if layout.kind.picture != (0, 0):
-        lines.append("it looks at the face too: connect a CLIP Vision model (ViT-H/14) to Encode Identity")
+        lines.append("it looks at the face: connect a CLIP Vision model (ViT-H/14) to Encode Identity")
     if options.lora_out:
         lines.append(f"its LoRA was written to {options.lora_out}: load it with strength_model 0.6 to 1")
     elif layout.kind.lora:

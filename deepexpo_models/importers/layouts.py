@@ -18,6 +18,7 @@ LORA_PARTS = ("to_q", "to_k", "to_v", "to_out")
 CLIP_PATCHES = (257, 1280)  # CLIP ViT-H/14 at 224 pixels, hidden_states[-2]
 HEAD_WIDTH = 64
 DEPTH = 4
+PERCEIVERS = ("resampler", "patch_resampler", "plus", "plusv2")
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Kind:
     """A published adapter.
 
     stream: the MEAF stream it becomes; inputs: the fields of the code it reads, `raw_identity` being the recogniser's
-    embedding at its own length; width: of the face's vector; projectors: keys of PROJECTORS, of which a file has one;
-    hidden: width inside; tokens: None where the file decides; picture: patches and their width of the CLIP features it
-    looks at; face_model: whose vectors it was trained on.
+    embedding at its own length; width: of the face's vector, 0 where it reads none; projectors: keys of PROJECTORS, of which
+    a file has one; hidden: width inside; tokens: their number, both None where the file decides; picture: patches and their
+    width of the CLIP features it looks at; face_model: whose vectors it was trained on.
     """
 
     name: str
@@ -67,7 +68,8 @@ class Layout:
 
 
 FACE = ("identity",)
-FACE_AND_PICTURE = ("identity", "picture", "blank")
+PICTURE = ("picture", "blank")
+FACE_AND_PICTURE = ("identity", *PICTURE)
 BOTH = ("sd15", "sdxl")
 KINDS = {
     kind.name: kind
@@ -80,6 +82,11 @@ KINDS = {
         Kind("faceid-portrait", "IP-Adapter FaceID-Portrait", BOTH, "identity", FACE, 512, ("mlp",), 1024, 16, "buffalo_l"),
         Kind("instantid", "InstantID's adapter", ("sdxl",), "identity", ("raw_identity",), 512, ("resampler",), 1280, 16,
              "antelopev2"),
+        # IP-Adapter Plus, not of faces, has the same tensors as Plus-Face. Full-Face was published for SD1.5 alone.
+        Kind("plus-face", "IP-Adapter Plus-Face", BOTH, "identity", PICTURE, 0, ("patch_resampler",), None, 16, "clip_vit_h",
+             picture=CLIP_PATCHES),
+        Kind("full-face", "IP-Adapter Full-Face", ("sd15",), "identity", PICTURE, 0, ("patch_mlp",), 1280, 257, "clip_vit_h",
+             picture=CLIP_PATCHES),
         # The published file's projector is one of these three; its hidden width and tokens are read from it.
         Kind("arc2face-expression", "Arc2Face's expression adapter", ("sd15",), "expression", ("expression",), 55,
              ("linear", "mlp", "resampler"), None, None, "smirk"),
@@ -121,7 +128,7 @@ def lora_shapes(unet: UNetShape) -> Shapes:
 
 def _stream(kind: Kind, projector: str, token_width: int, found: Shapes) -> StreamConfig:
     hidden, tokens = _open_sizes(projector, token_width, found)
-    perceives = projector in ("resampler", "plus", "plusv2")
+    perceives = projector in PERCEIVERS
     return StreamConfig(
         inputs=kind.inputs,
         input_width=kind.width + 2 * kind.picture[0] * kind.picture[1],
@@ -147,4 +154,5 @@ def _open_sizes(projector: str, token_width: int, found: Shapes) -> tuple[int, i
         "linear": (1, max(1, size("proj.weight", 0) // token_width)),
         "mlp": (size("proj.0.weight", 0), max(1, size("proj.2.weight", 0) // token_width)),
         "resampler": (size("latents", 2), size("latents", 1)),
+        "patch_resampler": (size("latents", 2), size("latents", 1)),
     }.get(projector, (1, 1))

@@ -87,14 +87,51 @@ class ResamplerProjector(Projector):
         super().__init__(config)
         width = config.hidden_width
         self.latents = nn.Parameter(torch.randn(1, config.tokens, width) * width**-0.5)
-        self.proj_in = operations.Linear(config.input_width, width)
+        self.proj_in = operations.Linear(self._context_width(), width)
         self.layers = _perceiver_layers(width, config, operations)
         self.proj_out = operations.Linear(width, config.token_width)
         self.norm_out = operations.LayerNorm(config.token_width)
 
     def forward(self, code: Tensor) -> Tensor:
         latents = self.latents.to(code).expand(len(code), -1, -1)
-        return self.norm_out(self.proj_out(_perceive(self.layers, self.proj_in(code)[:, None], latents)))
+        return self.norm_out(self.proj_out(_perceive(self.layers, self.proj_in(self._context(code)), latents)))
+
+    def _context_width(self) -> int:
+        return self.config.input_width
+
+    def _context(self, code: Tensor) -> Tensor:
+        """code (B, input_width) -> what the latents look at (B, M, context width)."""
+        return code[:, None]
+
+
+class PatchResampler(ResamplerProjector):
+    """The same looking at the patches of a picture: IP-Adapter Plus-Face. The code is the picture (B, N * D), then the blank
+    picture, N x D being config.picture. "No code" is the blank picture."""
+
+    def _context_width(self) -> int:
+        return self.config.picture[1]
+
+    def _context(self, code: Tensor) -> Tensor:
+        return _patches(self.config, code)
+
+    def null_code(self, code: Tensor) -> Tensor:
+        return _blank(code)
+
+
+class PatchMLP(Projector):
+    """A token of each patch of a picture: IP-Adapter Full-Face. The code is as PatchResampler has it."""
+
+    def __init__(self, config: StreamConfig, operations=nn):
+        super().__init__(config)
+        width = config.picture[1]
+        layers = [operations.Linear(width, width), nn.GELU(), operations.Linear(width, config.token_width)]
+        self.proj = nn.Sequential(*layers, operations.LayerNorm(config.token_width))
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.proj(_patches(self.config, code))
+
+    def null_code(self, code: Tensor) -> Tensor:
+        return _blank(code)
 
 
 class PictureProjector(Projector):
@@ -157,6 +194,16 @@ class PerceiverAttention(nn.Module):
         return self.to_out(rearrange(F.scaled_dot_product_attention(*parts), "b h n d -> b n (h d)"))
 
 
+def _patches(config: StreamConfig, code: Tensor) -> Tensor:
+    """code (B, 2 * N * D), a picture and the blank one -> the picture's patches (B, N, D)."""
+    return code.chunk(2, dim=-1)[0].unflatten(-1, config.picture)
+
+
+def _blank(code: Tensor) -> Tensor:
+    """code (B, 2 * N * D), a picture and the blank one -> the code (1, 2 * N * D) of the blank picture."""
+    return code[:1].chunk(2, dim=-1)[1].repeat(1, 2)
+
+
 def _mlp(config: StreamConfig, width: int, operations) -> nn.Sequential:
     return nn.Sequential(
         operations.Linear(width, config.hidden_width),
@@ -192,4 +239,6 @@ PROJECTORS = {
     "resampler": ResamplerProjector,
     "plus": partial(PictureProjector, shortcut=False),
     "plusv2": partial(PictureProjector, shortcut=True),
+    "patch_resampler": PatchResampler,
+    "patch_mlp": PatchMLP,
 }

@@ -17,6 +17,8 @@ from ...deepexpo_models.image import comfy_to_model, model_to_comfy, resize
 from .folders import insightface_root
 from .memory import LoadedDSID, run_in_batches
 
+CLIP = "clip_vit_h"  # the public encoder whose codes IP-Adapter Plus-Face and Full-Face read
+
 
 def encode_identity(dsid: LoadedDSID, image: Tensor) -> Identity:
     """image (B, H, W, 3) in [0, 1], face crops of one person -> one identity, the mean of the pictures' codes."""
@@ -27,23 +29,28 @@ def encode_identity(dsid: LoadedDSID, image: Tensor) -> Identity:
 def recognise_identity(recogniser: str, image: Tensor, clip_vision=None) -> Identity:
     """image (B, H, W, 3) in [0, 1], photos of one person -> one identity in a public recogniser's space.
 
-    clip_vision: ComfyUI's CLIP_VISION, for streams that look at the face too. Raises ValueError, in one sentence, for a
-    recogniser that is not installed and for a picture without a face.
+    clip_vision: ComfyUI's CLIP_VISION, which is the recogniser CLIP itself, and for streams that look at the face beside
+    another. Raises ValueError, in one sentence, for a recogniser that is not there and for a picture without a face.
     """
+    if recogniser == CLIP:
+        return average_identities(_look_at(image, clip_vision))
     faces = open_recogniser(recogniser, insightface_root())(image)
     norm = torch.linalg.vector_norm(faces.embeddings, dim=-1, keepdim=True)
-    seen = {} if clip_vision is None else _patches(clip_vision, faces.aligned)
+    seen = {} if clip_vision is None else _look_at(faces.aligned, clip_vision).extras()
     return average_identities(Identity(faces.embeddings / norm, public_encoder(recogniser), norm, **seen))
 
 
-def _patches(clip_vision, pictures: Tensor) -> dict[str, Tensor]:
-    """Pictures (B, H, W, 3) in [0, 1] -> CLIP's hidden_states[-2], (B, N * D), of them and of a blank: zeros where the
-    normalised pixels would be, as IP-Adapter's unconditional has it, which no picture can give exactly."""
-    picture = clip_vision.encode_image(pictures)["penultimate_hidden_states"].float().flatten(1)
-    size = clip_vision.image_size
+def _look_at(pictures: Tensor, clip_vision) -> Identity:
+    """Pictures (B, H, W, 3) in [0, 1] -> CLIP's embeddings, with its hidden_states[-2], (B, N * D), of them and of a blank:
+    zeros where the normalised pixels would be, as IP-Adapter's unconditional has it, which no picture can give exactly."""
+    if clip_vision is None:
+        raise ValueError(f"the recogniser {CLIP} is a CLIP Vision model (ViT-H/14); connect one from Load CLIP Vision")
+    seen = clip_vision.encode_image(pictures)
+    picture, size = seen["penultimate_hidden_states"].float().flatten(1), clip_vision.image_size
     pixels = torch.zeros(1, 3, size, size, device=clip_vision.load_device)
     blank = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[1].to(picture).flatten(1)
-    return {"picture": picture, "blank": blank.expand(len(picture), -1)}
+    embedding = torch.nn.functional.normalize(seen["image_embeds"].float(), dim=-1)
+    return Identity(embedding, public_encoder(CLIP), picture=picture, blank=blank.expand(len(picture), -1))
 
 
 def encode_semantics(dsid: LoadedDSID, image: Tensor) -> Semantics:

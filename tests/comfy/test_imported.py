@@ -30,6 +30,8 @@ PROJECTORS = {
     "faceid-plusv2": published.plus(TINY.context, PATCHES[1]),
     "faceid-portrait": published.mlp(TINY.context, tokens=16),
     "instantid": published.resampler(TINY.context, width=WIDTH),
+    "plus-face": published.plus_face(TINY.context, PATCHES[1], WIDTH),
+    "full-face": published.full_face(TINY.context, PATCHES[1]),
     "arc2face-expression": published.mlp(TINY.context, face=55, hidden=110),
 }
 CASES = [(kind.name, base) for kind in KINDS.values() for base in kind.bases]
@@ -55,7 +57,8 @@ class Imported:
         self.file = published.random_file(shapes)
         picture = PATCHES if KINDS[kind].picture[0] else (0, 0)
         hidden = WIDTH if kind == "instantid" else KINDS[kind].hidden
-        tiny = replace(KINDS[kind], bases=("tiny",), hidden=hidden, picture=picture, head_width=HEAD)
+        tokens = PATCHES[0] if kind == "full-face" else KINDS[kind].tokens
+        tiny = replace(KINDS[kind], bases=("tiny",), hidden=hidden, tokens=tokens, picture=picture, head_width=HEAD)
         found = PublicFile(None, {name: tuple(x.shape) for name, x in self.file.items()})
         layout = recognise(found, kind, {kind: tiny}, {"tiny": tiny_shape(base)})
         self.unet = layout.unet
@@ -75,7 +78,7 @@ class Imported:
         norm = raw.norm(dim=-1, keepdim=True)
         identity = dsid.Identity(raw / norm, encoder, norm, picture.flatten(1), blank.flatten(1))
         vector = raw if self.kind == "instantid" else raw / norm
-        return {"identity": identity}, self.tokens(vector, picture if "plus" in self.kind else None)
+        return {"identity": identity}, self.tokens(vector, picture if KINDS[self.kind].picture[0] else None)
 
     def tokens(self, vector, picture=None):
         shortcut = self.kind == "faceid-plusv2"
@@ -239,3 +242,29 @@ def test_pictures_of_another_clip_are_refused(red_pack, clip_vision):
     narrow = replace(codes["identity"], picture=codes["identity"].picture[:, :-1])
     with pytest.raises(ValueError, match=r"CLIP Vision model of 5 patches of 48 \(ViT-H/14\)"):
         imported.apply(tiny_model("sd15"), identity=narrow)
+
+
+@pytest.mark.parametrize("kind", ["plus-face", "full-face"])
+@torch.no_grad()
+def test_a_face_seen_by_clip_vision_alone(clip_vision, kind):
+    """Equal to the published pipeline: the picture's hidden states on the positive side, those of zeros on the negative."""
+    studio, imported, picture = Studio("sd15"), Imported(kind, "sd15"), torch.randint(256, (1, 40, 28, 3)) / 255
+    code = the_pack().run("DeepExPoEncodeIdentity", image=picture, recogniser="clip_vit_h", clip_vision=clip_vision)
+    noisy, twin = latents(), diffusers_twin(studio.model)
+    model = imported.apply(studio.model, identity=code)
+    both = predict_noise(model, noisy, 500, studio.positive, studio.negative, cfg=3.0)
+    square = picture[:, 6:34]  # CLIP's own crop of the middle
+    mean, std = (torch.tensor(x) for x in (clip_vision.image_mean, clip_vision.image_std))
+    sides = []
+    for pixels, text in (((square - mean) / std, studio.positive), (torch.zeros(1, 28, 28, 3), studio.negative)):
+        hidden = clip_vision.model(pixel_values=pixels.movedim(-1, 1), intermediate_output=-2)[1]
+        published.attach_reference(twin, imported.file, imported.tokens(None, hidden))
+        sides.append(twin_noise(twin, noisy, 500, text))
+    positive, negative = sides
+    assert (both - (negative + 3 * (positive - negative))).abs().max() < 3e-5
+    assert not same(both, predict_noise(studio.model, noisy, 500, studio.positive, studio.negative, cfg=3.0))
+
+
+def test_clip_as_recogniser_needs_a_clip_vision():
+    with pytest.raises(ValueError, match="connect one from Load CLIP Vision"):
+        the_pack().run("DeepExPoEncodeIdentity", image=red_picture(1)[None], recogniser="clip_vit_h")

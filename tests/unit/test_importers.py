@@ -31,6 +31,7 @@ TINY_KINDS = {
     name: replace(
         kind,
         bases=("tiny",),
+        tokens=PICTURE[0] if name == "full-face" else kind.tokens,
         hidden=64 if name == "instantid" else kind.hidden,
         picture=PICTURE if kind.picture[0] else (0, 0),
     )
@@ -43,13 +44,15 @@ PROJECTORS = {
     "faceid-plusv2": (published.plus, True),
     "faceid-portrait": (lambda context: published.mlp(context, tokens=16), False),
     "instantid": (published.resampler, False),
+    "plus-face": (lambda context: published.plus_face(context, width=768 if context == 768 else 1280), False),
+    "full-face": (published.full_face, False),
     "arc2face-expression": (lambda context: published.mlp(context, tokens=4, face=55, hidden=110), False),
 }
 # kind, base -> millions of parameters of the published file
 FILES = {
     ("faceid", "sd15"): 48.4, ("faceid", "sdxl"): 535.5, ("faceid-plus", "sd15"): 78.3, ("faceid-plusv2", "sd15"): 78.3,
     ("faceid-plusv2", "sdxl"): 743.7, ("faceid-portrait", "sd15"): 32.3, ("faceid-portrait", "sdxl"): 374.9,
-    ("instantid", "sdxl"): 422.8,
+    ("instantid", "sdxl"): 422.8, ("plus-face", "sd15"): 49.1, ("plus-face", "sdxl"): 423.7, ("full-face", "sd15"): 21.8,
     ("arc2face-expression", "sd15"): 19.5,
 }  # fmt: skip
 
@@ -73,12 +76,13 @@ def tiny_numbers() -> dict:
 
 def tiny_file(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
     projector, lora = PROJECTORS[kind]
-    if kind == "instantid":
-        shapes = published.resampler(CONTEXT, width=64)
-    elif "plus" in kind:
-        shapes = published.plus(CONTEXT, clip=PICTURE[1])
-    else:
-        shapes = projector(CONTEXT)
+    small = {
+        "instantid": published.resampler(CONTEXT, width=64),
+        "plus-face": published.plus_face(CONTEXT, clip=PICTURE[1], width=64),
+        "full-face": published.full_face(CONTEXT, clip=PICTURE[1]),
+        **dict.fromkeys(("faceid-plus", "faceid-plusv2"), published.plus(CONTEXT, clip=PICTURE[1])),
+    }
+    shapes = small.get(kind) or projector(CONTEXT)
     return published.random_file(published.adapter_shapes(tiny_numbers(), CONTEXT, shapes, lora), seed)
 
 
@@ -98,8 +102,8 @@ def face(kind: str, batch: int = 1, seed: int = 7) -> tuple:
     picture, blank = torch.randn(batch, *PICTURE), torch.randn(1, *PICTURE).expand(batch, -1, -1)
     norm = raw.norm(dim=-1, keepdim=True)
     code = Identity(raw / norm, public_encoder(KINDS[kind].face_model), norm, picture.flatten(1), blank.flatten(1))
-    plus = "plus" in kind
-    return code, (raw if kind == "instantid" else raw / norm, picture if plus else None, blank if plus else None)
+    seen = (picture, blank) if KINDS[kind].picture[0] else (None, None)
+    return code, (raw if kind == "instantid" else raw / norm, *seen)
 
 
 def codes_of(meaf: MEAF, code) -> dict[str, torch.Tensor]:
