@@ -26,10 +26,12 @@ from .codes import (
 )
 from .config import CONFIGS, DSIDConfig
 from .discriminator import Discriminator
+from .edit import ANGLES, ARKIT, TAKE, Edit, arkit_numbers, arkit_semantics, edit_semantics
 from .encoders import IdentityEncoder, SemanticEncoder
 from .files import encoder_id, load_dsid, load_identity, load_semantics, save_dsid, save_identity, save_semantics
 from .generator import Generator
 from .model import DSID
+from .pairs import every_pair, join_identities, join_semantics
 from .rotation import (
     axis_angle_to_matrix,
     euler_to_matrix,
@@ -40,31 +42,43 @@ from .rotation import (
     rotation_to_matrix,
     scale_rotation,
 )
+from .smoothing import jitter, smooth_semantics
 
 __all__ = [
+    "ANGLES",
+    "ARKIT",
     "CONFIGS",
     "DSID",
     "IDENTITY_EXTRAS",
     "SEMANTIC_FIELDS",
+    "TAKE",
     "TEMPLATE",
     "TIGHT",
     "DSIDConfig",
     "Discriminator",
+    "Edit",
     "EncoderId",
     "Generator",
     "Identity",
     "IdentityEncoder",
     "SemanticEncoder",
     "Semantics",
+    "arkit_numbers",
+    "arkit_semantics",
     "average_identities",
     "axis_angle_to_matrix",
     "blend_identities",
     "blend_semantics",
     "combine_semantics",
+    "edit_semantics",
     "encoder_id",
     "euler_to_matrix",
+    "every_pair",
     "geodesic_angle",
     "invert_similarity",
+    "jitter",
+    "join_identities",
+    "join_semantics",
     "load_dsid",
     "load_identity",
     "load_semantics",
@@ -82,6 +96,7 @@ __all__ = [
     "scale_rotation",
     "similarity_from_points",
     "similarity_from_pose",
+    "smooth_semantics",
     "transform_points",
     "warp",
 ]
