@@ -1,0 +1,100 @@
+"""Render heads to disk: python -m deepexpo_models.data.heads.generate --model heads.npz --out FOLDER --shards 240
+
+A shard is done or not there, so the same command goes on after an interruption. --sheet FILE draws a contact sheet instead.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .model import HeadModel
+from .render import HeadRenderer
+from .shards import SHARD, SPLITS, render_shard, write_shard
+
+_worker: dict = {}  # what a process keeps between shards: the renderer and its arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = _parse(argv)
+    try:
+        if options.sheet:
+            _sheet(options)
+        else:
+            _generate(options)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{error}") from error
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"Render heads to disk, {SHARD} pictures per shard.")
+    parser.add_argument("--model", type=Path, required=True, help="the file that deepexpo_models.data.heads.build made")
+    parser.add_argument("--out", type=Path, help="folder for the shards; whole ones there are kept")
+    parser.add_argument("--sheet", type=Path, help="draw a contact sheet of 64 heads into this picture instead")
+    parser.add_argument("--shards", type=int, default=240, help=f"how many shards of {SHARD} pictures")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
+    parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
+    parser.add_argument("--split", choices=tuple(SPLITS), default="train", help="which people")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backgrounds", type=Path, help="folder of pictures without people, for a part of the backgrounds")
+    parser.add_argument("--workers", type=int, default=1, help="processes; one a core")
+    options = parser.parse_args(argv)
+    if not options.out and not options.sheet:
+        parser.error("name a folder with --out, or a picture with --sheet")
+    return options
+
+
+def _generate(options: argparse.Namespace) -> None:
+    wanted = range(options.first, options.first + options.shards)
+    left = [index for index in wanted if not (options.out / f"shard-{index:05d}").exists()]
+    options.out.mkdir(parents=True, exist_ok=True)
+    context, start = multiprocessing.get_context("spawn"), time.monotonic()
+    with context.Pool(min(options.workers, len(left)) or 1, _start, (options,)) as pool:
+        bar = tqdm(pool.imap(_write, left), total=len(wanted), initial=len(wanted) - len(left), unit="shard")
+        for done, _ in enumerate(bar, start=1):
+            bar.set_postfix_str(f"{done * SHARD / (time.monotonic() - start):.1f} pictures/s")
+
+
+def _start(options: argparse.Namespace) -> None:
+    model = HeadModel(options.model)
+    digest = hashlib.sha256(options.model.read_bytes()).hexdigest()
+    pictures = load_backgrounds(options.backgrounds)
+    _worker.update(renderer=HeadRenderer(model, options.size), pictures=pictures, digest=digest, options=options)
+
+
+def _write(index: int) -> Path:
+    options = _worker["options"]
+    return write_shard(
+        _worker["renderer"], options.out, index, options.seed, options.split, _worker["pictures"], _worker["digest"]
+    )
+
+
+def load_backgrounds(folder: Path | None) -> list[np.ndarray]:
+    """Pictures (H, W, 3) uint8, in the order of their names. Raises ValueError when there are none in the folder."""
+    if folder is None:
+        return []
+    import cv2
+
+    read = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in sorted(folder.iterdir())]
+    found = [picture[..., ::-1] for picture in read if picture is not None and min(picture.shape[:2]) >= 64]
+    if not found:
+        raise ValueError(f"{folder} holds no pictures of 64 pixels or more; give another folder, or leave --backgrounds out")
+    return found
+
+
+def _sheet(options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    renderer, start = HeadRenderer(HeadModel(options.model), options.size), time.process_time()
+    shard = render_shard(renderer, options.first, options.seed, options.split, load_backgrounds(options.backgrounds))
+    print(f"{1000 * (time.process_time() - start) / SHARD:.1f} ms of CPU a picture")
+    rows = shard["images"].reshape(-1, 32, *shard["images"].shape[1:])[:, [0, 3, 9, 14, 18, 20, 27, 30]]
+    Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)).save(options.sheet)
+
+
+if __name__ == "__main__":
+    main()

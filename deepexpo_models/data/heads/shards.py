@@ -1,0 +1,186 @@
+"""Rendered heads on disk: what a training reads many times is rendered once.
+
+A group is a small film studio: PEOPLE people play the same FRAMES expressions and, in another order, the same poses:
+
+    person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
+
+so for every frame there are, of other people, one picture with its expression and another with its pose. The first half of a
+person's frames is one clip, one place and light; the rest another. A part of the pictures is spoilt (see `spoil`).
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from .geometry import make_actor
+from .build import HAIRS as HAIR_NAMES
+from .people import HAIR_COLOURS, IRISES, Person, sample_person
+from .poses import FRONTAL, camera_direction, euler_matrix, sample_pose
+from .render import HeadRenderer
+from .scenery import BACKGROUNDS, COLOURS, LIGHTS, PATTERNS, Setting, sample_setting
+from .spoil import spoil
+from .units import ARKIT52, sample_expression, sample_gaze, with_gaze
+
+PEOPLE, FRAMES, GROUPS = 4, 8, 8
+SHARD = PEOPLE * FRAMES * GROUPS  # pictures
+SPOILT_SHARE = 0.2
+SPLITS = {"train": 0, "test": 1}
+LABELS = {"rotation": (3, 3), "units": (52,), "gaze": (2,), "five": (5, 2), "surface": (96, 2)}
+CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "beard", "background", "background_colour", "cloth",
+           "pattern", "light", "spoilt")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heads:
+    """images (B, 3, S, S) in [-1, 1]; rotation (B, 3, 3) by the landmarker's zero; units (B, 52) of arkit52; gaze (B, 2) radians;
+    five (B, 5, 2) and surface (B, 96, 2) in crop coordinates; context (B, len(CONTEXT)); person (B,)."""
+
+    images: Tensor
+    rotation: Tensor
+    units: Tensor
+    gaze: Tensor
+    five: Tensor
+    surface: Tensor
+    context: Tensor
+    person: Tensor
+
+
+def render_shard(
+    renderer: HeadRenderer, index: int, seed: int, split: str, pictures: list[np.ndarray] = ()
+) -> dict[str, np.ndarray]:
+    """The SHARD pictures and labels of one shard; the same numbers, model and pictures give the same on one machine."""
+    rng = np.random.default_rng([seed, SPLITS[split], index])
+    rows = [row for _ in range(GROUPS) for row in _group(renderer, rng, split, pictures)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _group(renderer: HeadRenderer, rng: np.random.Generator, split: str, pictures) -> list[dict[str, np.ndarray]]:
+    model = renderer.model
+    expressions = [sample_expression(rng, split) for _ in range(FRAMES)]
+    rotations = [euler_matrix(*sample_pose(rng, split)) for _ in range(FRAMES)]
+    gazes = [sample_gaze(rng, camera_direction(rotation)) for rotation in rotations]
+    rows = []
+    for member in range(PEOPLE):
+        person = sample_person(rng, model.names, model.skins, model.hairs, model.brows, model.lashes, split)
+        actor = make_actor(model, person)
+        settings = [sample_setting(rng, pictures) for _ in range(2)]
+        for frame in range(FRAMES):
+            pose = (frame + member) % FRAMES
+            units, setting = with_gaze(expressions[frame], gazes[frame]), settings[frame // (FRAMES // 2)]
+            rendered = renderer.render(actor, units, gazes[frame], rotations[pose], _torso(rng, rotations[pose]), setting)
+            rows.append(_row(rng, rendered, person, setting))
+    return rows
+
+
+def _torso(rng: np.random.Generator, rotation: np.ndarray) -> np.ndarray:
+    """The shoulders follow the head by a part of its yaw."""
+    yaw = np.degrees(np.arctan2(rotation[2, 0], np.hypot(rotation[0, 0], rotation[1, 0])))
+    turned = np.clip(yaw * rng.uniform(0.1, 0.9) + rng.normal(0, 12), yaw - 55, yaw + 55)
+    return euler_matrix(turned, *rng.normal(0, 4, 2))
+
+
+def _row(rng, rendered, person: Person, setting: Setting) -> dict[str, np.ndarray]:
+    spoilt = rng.random() < SPOILT_SHARE
+    picture, labels = rendered.picture, rendered.labels
+    if spoilt:
+        nose = np.clip(((labels["five"][2] + 1) / 2 * len(picture)).astype(int), 4, len(picture) - 5)
+        skin = picture[nose[1] - 3 : nose[1] + 4, nose[0] - 3 : nose[0] + 4].reshape(-1, 3).mean(0) / 255
+        picture = spoil(picture, rng, skin, labels["five"][3:].mean(0))
+    return {"images": picture, **labels, "context": context_of(person, setting, spoilt)}
+
+
+def context_of(person: Person, setting: Setting, spoilt: bool) -> np.ndarray:
+    """(len(CONTEXT),) float32: numbers, or places in the tables of names; -1 for none. glasses: 2 where they are dark."""
+    hairs = list(HAIR_COLOURS)
+    glasses = 0 if person.glasses is None else 2 if person.glasses.shade > 0.25 else 1
+    values = (
+        person.sex, person.age, -1 if person.hair is None else HAIR_NAMES.index(person.hair), hairs.index(person.hair_name),
+        list(IRISES).index(person.iris_name), glasses, person.hat is not None, person.stubble,
+        BACKGROUNDS.index(setting.background_kind), _place(setting.background_colour), _place(setting.cloth_colour),
+        PATTERNS.index(setting.pattern), LIGHTS.index(setting.light.name), spoilt,
+    )  # fmt: skip
+    return np.array(values, np.float32)
+
+
+def _place(colour: str) -> int:
+    return list(COLOURS).index(colour) if colour else -1
+
+
+def write_shard(renderer: HeadRenderer, folder: Path, index: int, seed: int, split: str, pictures, model_sha256: str) -> Path:
+    """Render one shard into folder/shard-<index>/; a whole one that is there already is left as it is."""
+    final, partial = folder / f"shard-{index:05d}", folder / f"partial-{index:05d}"
+    settings = {
+        "index": index, "seed": seed, "split": split, "size": renderer.size, "model": model_sha256, "pictures": len(pictures),
+        "frontal": FRONTAL.tolist(), "units": ARKIT52, "context": CONTEXT,
+    }  # fmt: skip
+    if final.exists():
+        _require_same(final, settings)
+        return final
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, values in render_shard(renderer, index, seed, split, pictures).items():
+        np.save(partial / f"{name}.npy", values)
+    (partial / "settings.json").write_text(json.dumps(settings))
+    os.replace(partial, final)
+    return final
+
+
+def _require_same(folder: Path, settings: dict) -> None:
+    found, wanted = json.loads((folder / "settings.json").read_text()), json.loads(json.dumps(settings))
+    if odd := sorted(name for name in wanted if found.get(name) != wanted[name]):
+        raise ValueError(f"{folder} was rendered with another {odd[0]}; choose another folder or delete it")
+
+
+class HeadStore:
+    """All whole shards of a folder, read from disk as they are needed; `refresh` takes in what was rendered meanwhile.
+
+    Raises ValueError when there are none, or when they are of different sizes.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder, self._shards = Path(folder), []
+        if not self.refresh():
+            raise ValueError(
+                f"{folder} holds no rendered heads; render some: python -m deepexpo_models.data.heads.generate --out {folder}"
+            )
+        self.settings = json.loads((self._paths[0] / "settings.json").read_text())
+
+    def refresh(self) -> int:
+        """Returns the number of pictures."""
+        self._paths = sorted(self.folder.glob("shard-*"))
+        names = ("images", *LABELS, "context")
+        for path in self._paths[len(self._shards) :]:
+            self._shards.append({name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names})
+        return len(self)
+
+    def __len__(self) -> int:
+        return SHARD * len(self._shards)
+
+    @property
+    def size(self) -> int:
+        return self.settings["size"]
+
+    def heads(self, rows: Tensor) -> Heads:
+        """rows (B,) -> their pictures and labels."""
+        read = {name: self._read(name, rows) for name in (*LABELS, "context")}
+        return Heads(self.images(rows), **read, person=self.person(rows))
+
+    def images(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
+        return self._read("images", rows).movedim(-1, 1).float() / 127.5 - 1
+
+    def person(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B,) a number for each person."""
+        return rows // FRAMES
+
+    def sample(self, count: int, generator: Generator) -> Tensor:
+        """(count,) rows, any."""
+        return torch.randint(len(self), (count,), generator=generator)
+
+    def _read(self, name: str, rows: Tensor) -> Tensor:
+        shard, place = (rows // SHARD).tolist(), (rows % SHARD).tolist()
+        return torch.from_numpy(np.stack([self._shards[s][name][p] for s, p in zip(shard, place)]))
