@@ -41,7 +41,7 @@ PICTURES = {  # part -> its picture
     "tongue": "tongue01_diffuse.png",
     **{name: f"{name}.png" for name in BROWS + LASHES},
     **{name: f"{'afro' if name == 'afro01' else name}_diffuse.png" for name in HAIRS},
-    **{name: "fedora_texture_grey.png" for name in HATS},
+    **dict.fromkeys(HATS, "fedora_texture_grey.png"),
 }
 SKINS = "*_*skinned_*_diffuse*.png"
 MASKS = ("lips", "eyelids", "inside-mouth", "ears")

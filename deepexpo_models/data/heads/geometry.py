@@ -1,4 +1,4 @@
-"""From factors to triangles: a person's parts, moved by an expression, turned, in front of a lens; and the true labels of it."""
+"""From factors to triangles: a person's parts, moved by an expression, turned, before a lens; and the true labels of it."""
 
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ CLOTH_BELOW = 1.75  # decimetres below the eyes, at the neck
 BEARD = ((7.02, 6.88), (5.95, 6.30), (-0.05, 0.35))
 HALF_EYES = TEMPLATE[1][0] * TIGHT  # of half a crop: from the middle to an eye, at rest
 FRAME_SIDES, TUBE_SIDES = 20, 5
+TONGUE_SEEN = [INDEX["jawOpen"], INDEX["tongueOut"]]
 
 
 @dataclass(eq=False)
@@ -114,7 +115,7 @@ def stage(model: HeadModel, actor: Actor, units: np.ndarray, gaze: np.ndarray, r
 
 def _moved(model: HeadModel, actor: Actor, units: np.ndarray) -> dict[str, np.ndarray]:
     still = {actor.person.hair, actor.person.hat}
-    shown = [name for name in actor.rest if name != "tongue" or units[INDEX["jawOpen"]] > 0.15]
+    shown = [name for name in actor.rest if name != "tongue" or units[TONGUE_SEEN].max() > 0.15]
     moving, moved = units.any(), with_lids(units)
     return {
         name: actor.rest[name] + model.move(name, moved) if moving and name not in still else actor.rest[name] for name in shown

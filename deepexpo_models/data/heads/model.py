@@ -1,12 +1,13 @@
-"""The linear model of heads: positions are rest + weights @ table, over all parts (skin, teeth, tongue, brows, lashes, hair)."""
+"""The linear model of heads: positions are rest + weights @ table, over skin, teeth, tongue, brows, lashes and hair at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ...head import ARKIT52
 from .build import BROWS, HAIRS, LASHES
-from .units import ARKIT52, INDEX
+from .units import INDEX
 
 SURFACE_POINTS = 96  # spread over the front of the face, the nose's tip first
 FACE_FRONT = ((0.35, None), (6.2, 8.2))  # decimetres: z, y of the skin that surface points are taken from
@@ -15,7 +16,7 @@ MOUTH_CORNER = ((0.1, 0.4), (6.5, 7.0), (1.0, None))  # x, y, z
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Rows start:start + count of the model; triangles (T, 3), uv (count, 2); welded (count,): rows of one place share a number."""
+    """Rows start:start + count of the model; triangles (T, 3), uv (count, 2); welded (count,): one number for one place."""
 
     name: str
     start: int
@@ -44,10 +45,10 @@ class HeadModel:
             self.pictures = {
                 name.removeprefix("picture/"): stored[name] for name in stored.files if name.startswith("picture/")
             }
-            self.units = np.array([self.names.index(f"unit:{name}") for name in ARKIT52[1:]])
+            self.units = np.array([self.names.index(f"unit:{name}") for name in ARKIT52])
         except (OSError, KeyError, ValueError, EOFError) as error:
             raise ValueError(
-                f"{path.name} is no head model ({error}); make one: python -m deepexpo_models.data.heads.build --out {path.name}"
+                f"{path.name} is no head model ({error}); make one: python -m deepexpo_models.data.heads.build --help"
             ) from error
         self.hairs, self.brows, self.lashes = (
             [name for name in names if name in self.parts] for names in (HAIRS, BROWS, LASHES)
@@ -69,8 +70,8 @@ class HeadModel:
 
     def move(self, name: str, units: np.ndarray) -> np.ndarray:
         """units (52,) -> how far they move the part, (count, 3)."""
-        used = np.flatnonzero(units[1:])
-        return np.tensordot(units[1:][used].astype(np.float32), self.table[self.units[used], self.parts[name].rows], 1)
+        used = np.flatnonzero(units)
+        return np.tensordot(units[used].astype(np.float32), self.table[self.units[used], self.parts[name].rows], 1)
 
     def eyes(self, weights: np.ndarray) -> np.ndarray:
         """Centres of the left and the right eye of the person, (2, 3)."""
@@ -97,10 +98,10 @@ class HeadModel:
         return np.array(chosen)
 
     def _mouth_corners(self) -> tuple[int, int]:
-        """Rows of the skin that a stretched mouth moves outward most: the picture's left (the person's right), then the other."""
+        """Rows of the skin that a stretched mouth moves outward most, the picture's left one first."""
         at = self.rest[self.parts["skin"].rows]
         near = np.flatnonzero(np.all([_within(at[:, axis], limits) for axis, limits in enumerate(MOUTH_CORNER)], axis=0))
-        stretch = self.table[self.units[INDEX["mouthStretchLeft"] - 1]][self.parts["skin"].rows]
+        stretch = self.table[self.units[INDEX["mouthStretchLeft"]]][self.parts["skin"].rows]
         left = near[np.argmax(stretch[near, 0])]
         right = np.argmin(((at - at[left] * [-1, 1, 1]) ** 2).sum(1))
         return int(right), int(left)

@@ -12,8 +12,9 @@ IRISES = {
     "grey": (0.30, 0.38, 0.42), "green": (0.20, 0.28, 0.16), "hazel": (0.30, 0.22, 0.10),
 }  # fmt: skip
 HAIR_COLOURS = {
-    "black": (0.03, 0.025, 0.02), "dark brown": (0.06, 0.04, 0.03), "brown": (0.16, 0.09, 0.05), "light brown": (0.30, 0.18, 0.09),
-    "blond": (0.75, 0.55, 0.30), "light blond": (0.9, 0.78, 0.55), "red": (0.45, 0.16, 0.07), "grey": (0.6, 0.6, 0.6), "white": (0.9, 0.9, 0.9),
+    "black": (0.03, 0.025, 0.02), "dark brown": (0.06, 0.04, 0.03), "brown": (0.16, 0.09, 0.05), 
+    "light brown": (0.30, 0.18, 0.09), "blond": (0.75, 0.55, 0.30), "light blond": (0.9, 0.78, 0.55), "red": (0.45, 0.16, 0.07),
+    "grey": (0.6, 0.6, 0.6), "white": (0.9, 0.9, 0.9),
 }  # fmt: skip
 YOUNG_HAIR, DARK_HAIR = 7, 3  # the first so many colours
 WIDER_EYES = {

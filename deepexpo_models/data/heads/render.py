@@ -30,7 +30,7 @@ PERSON = ("mixing", "gamma", "stubble", "makeup", "lip", "freckles", "iris", "ri
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """picture (S, S, 3) uint8, x right and y down; labels: rotation (3, 3), units (52,), gaze (2,), five (5, 2), surface (96, 2)."""
+    """picture (S, S, 3) uint8; labels: rotation (3, 3), units (52,), gaze (2,), five (5, 2), surface (96, 2), all float32."""
 
     picture: np.ndarray
     labels: dict[str, np.ndarray]
@@ -46,7 +46,7 @@ def open_context():
         return moderngl.create_standalone_context(backend="egl")
     except Exception as error:  # moderngl raises bare Exceptions
         raise ValueError(
-            f"no off-screen OpenGL could be opened ({error}); install EGL (Debian and Ubuntu: apt install libegl1 libgl1-mesa-dri)"
+            f"no off-screen OpenGL could be opened ({error}); install EGL (on Debian: apt install libegl1 libgl1-mesa-dri)"
         ) from error
 
 

@@ -72,7 +72,7 @@ def sample_setting(rng: np.random.Generator, pictures: list[np.ndarray] = ()) ->
 
 
 def sample_light(rng: np.random.Generator) -> Light:
-    """A key lamp, a weaker one from the other side, sky and ground, now and then a rim; the key's share runs from none to all."""
+    """A key lamp, a weaker one from the other side, sky and ground, now and then a rim; the key's share is anything."""
     warm = lambda: np.clip(rng.normal(1, [0.10, 0.04, 0.12]), 0.5, 1.5)  # noqa: E731
     key_dir = _unit([rng.normal(0, 0.7), 0.1 - abs(rng.normal(0.3, 0.45)), -rng.uniform(0.25, 1)])
     share, exposure = rng.beta(1.2, 1.5), float(np.exp(rng.normal(-0.05, 0.3)))

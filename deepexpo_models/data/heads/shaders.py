@@ -1,4 +1,4 @@
-"""GLSL of the heads: skin, eyes, teeth, hair and plain things in one program, a depth-only one for shadows, one for what is behind.
+"""GLSL of the heads: skin, eyes, teeth, hair and plain things in one program, one for shadows, one for what is behind.
 
 Positions are in the camera frame of dsid.rotation (y down, z away), in decimetres; colours are linear until the last line.
 """
@@ -19,7 +19,8 @@ void main() {
 
 FRAGMENT = """
 #version 330
-in vec3 place; in vec3 facing; in vec2 texel; in vec4 more; in vec4 lamp;   // more: skin (cloth, beard, -, -), else (-, -, open, alpha)
+in vec3 place; in vec3 facing; in vec2 texel; in vec4 more; in vec4 lamp;
+// more: of skin (cloth, beard, -, -), else (-, -, open, alpha)
 out vec4 colour;
 uniform int kind;
 uniform sampler2D first; uniform sampler2D second; uniform sampler2D masks; uniform sampler2DShadow shadow;
@@ -57,7 +58,8 @@ void main() {
     base *= 1. + .25 * (grain - .5);
     open = mix(1., .18, inside); strength *= mix(1., 1.8, part.r);
     if (!skin) {
-      float share = pattern.w < .5 ? 0. : pattern.w < 1.5 ? step(.5, fract(dot(place.xy, pattern.xy) * pattern.z)) : noise(place.xy * pattern.z * 3.);
+      float striped = step(.5, fract(dot(place.xy, pattern.xy) * pattern.z)), mottled = noise(place.xy * pattern.z * 3.);
+      float share = pattern.w < .5 ? 0. : pattern.w < 1.5 ? striped : mottled;
       base = mix(cloth, cloth_second, share); strength = .1 * gloss;
     }
   } else if (kind == 1) {

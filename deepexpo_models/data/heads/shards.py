@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .geometry import make_actor
+from ...head import ARKIT52
 from .build import HAIRS as HAIR_NAMES
+from .geometry import make_actor
 from .people import HAIR_COLOURS, IRISES, Person, sample_person
 from .poses import FRONTAL, camera_direction, euler_matrix, sample_pose
 from .render import HeadRenderer
 from .scenery import BACKGROUNDS, COLOURS, LIGHTS, PATTERNS, Setting, sample_setting
 from .spoil import spoil
-from .units import ARKIT52, sample_expression, sample_gaze, with_gaze
+from .units import sample_expression, sample_gaze, with_gaze
 
 PEOPLE, FRAMES, GROUPS = 4, 8, 8
 SHARD = PEOPLE * FRAMES * GROUPS  # pictures
@@ -37,8 +38,9 @@ CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "bear
 
 @dataclass(frozen=True)
 class Heads:
-    """images (B, 3, S, S) in [-1, 1]; rotation (B, 3, 3) by the landmarker's zero; units (B, 52) of arkit52; gaze (B, 2) radians;
-    five (B, 5, 2) and surface (B, 96, 2) in crop coordinates; context (B, len(CONTEXT)); person (B,)."""
+    """images (B, 3, S, S) in [-1, 1]; rotation (B, 3, 3) by the landmarker's zero; units (B, 52); gaze (B, 2), radians;
+    five (B, 5, 2) and surface (B, 96, 2) in crop coordinates; context (B, len(CONTEXT)); person (B,).
+    """
 
     images: Tensor
     rotation: Tensor

@@ -1,7 +1,6 @@
-"""What stands before a face and what a camera does to a picture, for a part of the pictures: hands, microphones, strands of hair,
-blur, little light, few pixels, JPEG. Pictures are (S, S, 3) uint8; all draws come from the given generator."""
+"""What stands before a face and what a camera does to a picture: hands, microphones, strands of hair, things; blur, grain, few
+pixels, JPEG. Pictures are (S, S, 3) uint8; all draws come from the given generator."""
 
-import cv2
 import numpy as np
 
 
@@ -15,6 +14,8 @@ def spoil(picture: np.ndarray, rng: np.random.Generator, skin: np.ndarray, mouth
 
 def camera(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Few pixels or a blur, grain, JPEG: each by chance."""
+    import cv2
+
     side, values = len(picture), picture.astype(np.float32)
     if rng.random() < 0.4:
         small = cv2.resize(values, [int(rng.uniform(0.25, 0.9) * side)] * 2, interpolation=cv2.INTER_AREA)
@@ -48,6 +49,8 @@ def _hand(rng, picture, skin, mouth):
 
 
 def _microphone(rng, picture, skin, mouth):
+    import cv2
+
     side = len(picture)
     colour, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
     at, shade = (mouth + rng.normal(0, [0.25, 0.15], 2) + [0, 0.25] + 1) * side / 2, (rng.uniform(10, 90),) * 3
@@ -59,6 +62,8 @@ def _microphone(rng, picture, skin, mouth):
 
 
 def _strands(rng, picture, skin, mouth):
+    import cv2
+
     side = len(picture)
     colour, mask = picture.copy(), np.zeros(picture.shape[:2], np.uint8)
     shade, top = tuple(rng.uniform(0, 120) * rng.uniform(0.7, 1, 3)), rng.uniform(0.15, 0.85, 2) * side * [1, 0.3]
@@ -76,6 +81,8 @@ def _strands(rng, picture, skin, mouth):
 
 def _thing(rng, picture, skin, mouth):
     """A cup, a phone, a scarf: an ellipse or a box of one colour, or of what the picture has elsewhere."""
+    import cv2
+
     side = len(picture)
     mask = np.zeros(picture.shape[:2], np.uint8)
     at, half, angle = rng.uniform(0.1, 0.9, 2) * side, rng.uniform(0.06, 0.28, 2) * side, rng.uniform(0, 180)
@@ -91,11 +98,15 @@ OCCLUDERS = (_hand, _hand, _microphone, _strands, _thing, _thing)
 
 
 def _cover(picture, rng, colour, mask) -> np.ndarray:
+    import cv2
+
     share = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), rng.uniform(0.4, 1.2))[..., None]
     return np.clip(picture * (1 - share) + colour * share, 0, 255).astype(np.uint8)
 
 
 def _line(target, start, end, value, width) -> None:
+    import cv2
+
     cv2.line(target, _point(start), _point(end), value, max(1, int(width)), cv2.LINE_AA)
 
 

@@ -1,18 +1,19 @@
-"""Expressions of heads: the 52 numbers of `arkit52`, in MediaPipe's order, whose first, `_neutral`, moves nothing and is 0.
+"""Expressions of heads: the 52 numbers of `head.ARKIT52`, and where the eyes look.
 
 Left and right are the person's own. Gaze is yaw (to the picture's right) and pitch (up) of the eyes in the head, radians.
 """
 
 import numpy as np
 
-PAIRED_UP = "browOuterUp cheekSquint eyeBlink eyeSquint eyeWide mouthDimple mouthFrown mouthLowerDown mouthPress mouthSmile"
-PAIRED = (*PAIRED_UP.split(), "browDown", "mouthStretch", "mouthUpperUp", "noseSneer")
-LOOKS = tuple(f"eyeLook{way}" for way in ("Down", "In", "Out", "Up"))
-SINGLE = (
-    "browInnerUp", "cheekPuff", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft",
-    "mouthPucker", "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+from ...head import ARKIT52
+
+SIDES = ("Left", "Right")
+PAIRED = (
+    "browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown",
+    "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer",
 )  # fmt: skip
-ARKIT52 = ("_neutral", *sorted([*SINGLE, *(f"{stem}{side}" for stem in PAIRED + LOOKS for side in ("Left", "Right"))]))
+_MOVED_BY_STEMS = {stem + side for stem in PAIRED for side in SIDES}
+SINGLE = tuple(name for name in ARKIT52 if name not in _MOVED_BY_STEMS and not name.startswith("eyeLook"))
 INDEX = {name: i for i, name in enumerate(ARKIT52)}
 LARGEST = 1.1
 FULL_LOOK = 0.5  # radians of gaze at which an eyeLook unit is 1
@@ -48,7 +49,7 @@ MOODS = {  # units that belong together, at strength 1; a stem moves both sides
     "puff": {"cheekPuff": 0.9, "mouthPress": 0.3},
     "tired": {"eyeBlink": 0.5, "browInnerUp": 0.2},
 }
-FREE = tuple(stem for stem in PAIRED + SINGLE if stem != "mouthClose")  # what moves by itself
+FREE = tuple(stem for stem in PAIRED + SINGLE if stem not in ("mouthClose", "tongueOut"))  # what moves by itself
 EXTRAS = (  # chance, stems, least and largest amount: movements that faces make whatever their mood
     (0.30, ("jawOpen",), 0.05, 0.9),
     (0.12, ("eyeBlink",), 0.3, 1.0),
@@ -57,6 +58,7 @@ EXTRAS = (  # chance, stems, least and largest amount: movements that faces make
     (0.12, ("eyeSquint",), 0.3, 1.0),
     (0.06, ("eyeWide",), 0.3, 1.0),
     (0.08, ("mouthPucker",), 0.3, 1.0),
+    (0.03, ("tongueOut", "jawOpen"), 0.3, 0.8),
 )
 WINK_SHARE = 0.08
 REST_SHARE = 0.10
@@ -79,7 +81,7 @@ def sample_expression(rng: np.random.Generator, split: str = "train") -> np.ndar
             for stem in stems:
                 _move(units, rng, stem, rng.uniform(least, largest))
     if rng.random() < WINK_SHARE:
-        side = rng.choice(("Left", "Right"))
+        side = rng.choice(SIDES)
         units[INDEX[f"eyeBlink{side}"]] += rng.uniform(0.6, 1.0)
         units[INDEX[f"cheekSquint{side}"]] += rng.uniform(0, 0.5)
     return possible(units)
@@ -91,7 +93,7 @@ def _moods(rng: np.random.Generator, split: str) -> list[tuple[str, float]]:
         names = [str(name) for name in rng.choice(list(MOODS), rng.choice([0, 1, 2], p=[0.25, 0.55, 0.2]), replace=False)]
         if split == "test" and len(names) == 2:
             names = list(pairs[rng.integers(len(pairs))])
-        if split == "test" or tuple(names) not in HELD_OUT_PAIRS and tuple(reversed(names)) not in HELD_OUT_PAIRS:
+        if split == "test" or not {tuple(names), tuple(names[::-1])} & HELD_OUT_PAIRS:
             return [(name, rng.uniform(0.2, 1.25)) for name in names]
 
 
@@ -112,7 +114,7 @@ def possible(units: np.ndarray) -> np.ndarray:
     units[INDEX["mouthClose"]] = min(units[INDEX["mouthClose"]], jaw)
     if jaw > 0.4:
         units[[INDEX[name] for name in CLOSING]] *= 0.3
-    for side in ("Left", "Right"):
+    for side in SIDES:
         at = {stem: INDEX[stem + side] for stem in PAIRED}
         units[at["mouthFrown"]] *= 1 - min(1, units[at["mouthSmile"]])
         units[at["eyeWide"]] *= 1 - min(1, units[at["eyeBlink"]])
@@ -145,7 +147,7 @@ def with_gaze(units: np.ndarray, gaze: np.ndarray) -> np.ndarray:
 def with_lids(units: np.ndarray) -> np.ndarray:
     """What the mesh is moved by: units, and the lids that go with the look; no label of their own."""
     moved = units.copy()
-    for side in ("Left", "Right"):
+    for side in SIDES:
         for way, (lid, share) in LIDS_FOLLOW.items():
             closed = units[INDEX[f"eyeBlink{side}"]]
             moved[INDEX[lid + side]] += share * units[INDEX[f"eyeLook{way}{side}"]] * max(0.0, 1 - closed)
