@@ -6,6 +6,7 @@ from ..layers import GROUP_CHANNELS
 
 POSE_WIDTH = 6 + 2 + 1  # rotation, translation, log scale
 EXPRESSION_STRIDE = 2  # of the expression encoder's first layer
+NETS_OF_PICTURES = ("generator_channels", "discriminator_channels")  # a DSID can do without
 START_SIZE = 4  # pixels: where the generator starts and the discriminator ends
 
 
@@ -16,7 +17,7 @@ class DSIDConfig:
     image_size, expression_size: sides in pixels of the face crop and of the aligned crop that expression is read from.
     *_width: lengths of the vectors. *_channels: one entry per resolution, from the finest down (generator: from the
     coarsest up); *_blocks: residual blocks per resolution. The identity and the pose encoder begin at 1/stem_stride of the
-    picture's resolution, the expression encoder at half that of the aligned crop.
+    picture's resolution, the expression encoder at half that of the aligned crop. Empty generator_channels: encoders alone.
 
     Raises ValueError for what cannot be built, naming the values.
     """
@@ -42,12 +43,15 @@ class DSIDConfig:
             if field.type is int:
                 _require_count(field.name, getattr(self, field.name))
             elif field.type is not str:
-                object.__setattr__(self, field.name, _channels(field.name, getattr(self, field.name)))
+                object.__setattr__(
+                    self, field.name, _channels(field.name, getattr(self, field.name), field.name in NETS_OF_PICTURES)
+                )
         whole, aligned = ("image_size", self.stem_stride), ("expression_size", EXPRESSION_STRIDE)
         for trunk, begin in (("identity", whole), ("pose", whole), ("expression", aligned)):
             self._require_divisible(f"{trunk}_channels", *begin)
-        for net in ("generator_channels", "discriminator_channels"):
-            self._require_reach(net)
+        for net in NETS_OF_PICTURES:
+            if getattr(self, net):
+                self._require_reach(net)
 
     def _require_divisible(self, trunk: str, size: str, stride: int) -> None:
         stages, side = len(getattr(self, trunk)), getattr(self, size)
@@ -87,8 +91,8 @@ def _require_count(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
-def _channels(name: str, values) -> tuple[int, ...]:
-    usable = isinstance(values, (list, tuple)) and len(values) > 0
+def _channels(name: str, values, may_be_empty: bool) -> tuple[int, ...]:
+    usable = isinstance(values, (list, tuple)) and (len(values) > 0 or may_be_empty)
     if not usable or any(not isinstance(c, int) or c < 1 or c % GROUP_CHANNELS for c in values):
         raise ValueError(f"{name} is {values!r}; it must list positive multiples of {GROUP_CHANNELS}")
     return tuple(values)
@@ -145,5 +149,22 @@ CONFIGS = {
         generator_channels=(64, 64, 64, 32, 16),
         style_width=64,
         discriminator_channels=(16, 32, 64, 64, 64),
+    ),
+    "photo": DSIDConfig(  # encoders for photographs, trained on rendered heads
+        name="photo",
+        image_size=128,
+        expression_size=80,  # about the pixels that the aligned part of a crop has
+        stem_stride=4,
+        identity_width=256,
+        expression_width=128,
+        identity_channels=(48, 96, 160, 224),
+        identity_blocks=1,
+        expression_channels=(32, 64, 96, 160),
+        expression_blocks=1,
+        pose_channels=(24, 48, 96, 128),
+        pose_blocks=1,
+        generator_channels=(),
+        style_width=128,
+        discriminator_channels=(),
     ),
 }

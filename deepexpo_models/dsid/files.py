@@ -1,5 +1,6 @@
 """DSID weight files and saved codes (see ..weights for the format)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -8,6 +9,7 @@ from ..weights import Header, build_module, load_tensors, save_tensors, tensors_
 from .codes import IDENTITY_EXTRAS, SEMANTIC_FIELDS, EncoderId, Identity, Semantics
 from .config import DSIDConfig
 from .model import DSID
+from .readout import PREFIX, ReadOut
 
 
 def encoder_id(name: str, model: DSID) -> EncoderId:
@@ -23,13 +25,16 @@ def save_dsid(path: Path, model: DSID, encoder: EncoderId | None = None) -> Enco
     encoder: keep this identity instead of a new one, for a copy of the same encoder in another dtype.
     """
     encoder = encoder or encoder_id(model.config.name, model)
+    readout = {} if model.readout is None else model.readout.tensors()
+    described = {} if model.readout is None else {"readout": model.readout.described()}
     save_tensors(
         path,
         "dsid",
-        model.state_dict(),
+        {**model.state_dict(), **readout},
         name=encoder.name,
         config=model.config.to_dict(),
         encoder_sha256=encoder.sha256,
+        **described,
     )
     return encoder
 
@@ -42,9 +47,13 @@ def load_dsid(path: Path, operations=nn) -> DSID:
     header, tensors = load_tensors(path, "dsid")
     try:
         config = DSIDConfig.from_dict(header.config)
+        readout = ReadOut.from_file(tensors, header.metadata.get("readout", ""))
     except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
-    model = build_module(lambda layers: DSID(config, layers), operations, header, tensors)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    shapes = {name: shape for name, shape in header.shapes.items() if name in own}
+    model = build_module(lambda layers: DSID(config, layers), operations, replace(header, shapes=shapes), own)
+    model.readout = readout
     model.encoder = EncoderId(header.name, _encoder_sha256(header))
     return model
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from .config import DSIDConfig
 from .encoders import IdentityEncoder, SemanticEncoder
 from .generator import Generator
+from .readout import ReadOut
 
 
 class DSID(nn.Module):
@@ -18,7 +19,8 @@ class DSID(nn.Module):
         self.config = config
         self.identity_encoder = IdentityEncoder(config, operations)
         self.semantic_encoder = SemanticEncoder(config, operations)
-        self.generator = Generator(config, operations)
+        self.generator = Generator(config, operations) if config.generator_channels else None
+        self.readout: ReadOut | None = None  # what the file knows to read from an expression code
 
     def encode_identity(self, images: Tensor) -> Tensor:
         """images (B, 3, S, S) in [-1, 1] -> embedding (B, identity_width) of unit norm."""
@@ -32,5 +34,9 @@ class DSID(nn.Module):
         return self.semantic_encoder(images, points)
 
     def reenact(self, identity: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor, log_scale: Tensor) -> Tensor:
-        """Codes (B, ...) -> pictures (B, 3, S, S) in [-1, 1], see `Generator.forward`."""
+        """Codes (B, ...) -> pictures (B, 3, S, S) in [-1, 1], see `Generator.forward`. ValueError for a DSID without one."""
+        if self.generator is None:
+            raise ValueError(
+                f"the DSID {self.config.name!r} holds encoders alone and draws no pictures; load one with a generator"
+            )
         return self.generator(identity, expression, rotation, translation, log_scale)

@@ -1,0 +1,166 @@
+"""Frames of real clips and stills, cropped as Crop Face does, with what MediaPipe's landmarker finds in each crop."""
+
+import math
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.clips.index import Clip, read_frames
+from ..data.clips.read import PICTURES, VIDEOS, Unreadable, read_picture
+from ..faces.crop import crop_face
+from ..faces.detectors import Face
+from ..head import ARKIT52
+from ..head.landmarks import FIVE
+from .judges.photos import required
+
+CROP_SIDE = 256
+LARGEST_SIDE = 1280  # of a frame: the landmarker sees no more
+BOX_SHARE = 0.97  # side of a detector's box over the landmarks' extent: median of scikit-image's cascade on 40 frames
+FLIP = torch.tensor([1.0, -1.0, -1.0])  # MediaPipe's axes (y up, z to the viewer) to the camera frame of dsid.rotation
+JITTER_SHIFTS = ((0, 0), (3, 2), (-2, 3))  # pixels of the crop: the same face moved by next to nothing
+
+
+@dataclass(frozen=True)
+class RealFrames:
+    """crops (N, 3, CROP_SIDE, CROP_SIDE) uint8; rotation (N, 3, 3); units (N, 52) of ARKIT52, whose last nobody tells; five
+    (N, 5, 2) in crop coordinates; clip (N,): the number of the file, in `names`; again_*: found in the crop moved by
+    JITTER_SHIFTS' others, (N, 2, ...): the landmarker's own jitter.
+    """
+
+    crops: Tensor
+    rotation: Tensor
+    units: Tensor
+    five: Tensor
+    clip: Tensor
+    again_rotation: Tensor
+    again_units: Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    points: np.ndarray  # (478, 2) pixels
+    rotation: Tensor  # (3, 3), the convention of dsid.rotation; identity is MediaPipe's frontal face
+    units: Tensor  # (52,)
+
+
+class Landmarker:
+    """(H, W, 3) uint8 RGB -> Seen, or None without a face. Raises ValueError, in one sentence, when it cannot be opened."""
+
+    def __init__(self, task: Path):
+        with required("mediapipe"):
+            import mediapipe
+            from mediapipe.tasks.python import BaseOptions, vision
+        if not Path(task).is_file():
+            raise ValueError(f"{task} is not there; give MediaPipe's file face_landmarker.task with --landmarker")
+        self._image = partial(mediapipe.Image, image_format=mediapipe.ImageFormat.SRGB)
+        self._net = vision.FaceLandmarker.create_from_options(
+            vision.FaceLandmarkerOptions(
+                base_options=BaseOptions(model_asset_buffer=Path(task).read_bytes()),
+                output_face_blendshapes=True,
+                output_facial_transformation_matrixes=True,
+                num_faces=1,
+                min_face_detection_confidence=0.3,
+                min_face_presence_confidence=0.3,
+            )
+        )
+
+    def __call__(self, picture: np.ndarray) -> Seen | None:
+        found = self._net.detect(self._image(data=np.ascontiguousarray(picture)))
+        if not found.face_landmarks:
+            return None
+        height, width = picture.shape[:2]
+        matrix = torch.from_numpy(np.array(found.facial_transformation_matrixes[0])[:3, :3]).float()
+        scores = {category.category_name: category.score for category in found.face_blendshapes[0]}
+        return Seen(
+            points=np.array([(point.x * width, point.y * height) for point in found.face_landmarks[0]]),
+            rotation=FLIP[:, None] * matrix / matrix.det().abs() ** (1 / 3) * FLIP,
+            units=torch.tensor([scores.get(name, 0.0) for name in ARKIT52]),
+        )
+
+
+def collect(folder: Path, task: Path, per_clip: int) -> tuple[RealFrames, dict[str, int]]:
+    """Up to per_clip frames of each clip and all stills of a folder -> those with a face, and how many had none.
+
+    Raises ValueError when nothing was found.
+    """
+    landmarker, rows, names = Landmarker(task), [], []
+    counts = {"frames": 0, "without a face": 0, "without a face in the crop": 0, "unreadable files": 0}
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEOS + PICTURES] if folder.is_dir() else []
+    for path in tqdm(paths, unit="file"):
+        try:
+            frames = list(_frames(path, per_clip))
+        except Unreadable:
+            counts["unreadable files"] += 1
+            continue
+        names.append(path.name)
+        for frame in frames:
+            counts["frames"] += 1
+            row = _row(landmarker, frame)
+            if isinstance(row, str):
+                counts[row] += 1
+            else:
+                rows.append({**row, "clip": torch.tensor(len(names) - 1)})
+    if not rows:
+        raise ValueError(f"no face was found in any picture or clip of {folder}; give a folder of clips and stills of faces")
+    return RealFrames(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]}, names=tuple(names)), counts
+
+
+def _frames(path: Path, per_clip: int):
+    if path.suffix.lower() in PICTURES:
+        return [read_picture(path)]
+    clip = Clip(path, person=path.stem, count=0)
+    total = sum(1 for _ in read_frames(clip))
+    return islice(read_frames(clip), 0, None, max(1, math.ceil(total / per_clip)))
+
+
+def _row(landmarker: Landmarker, frame: np.ndarray) -> dict[str, Tensor] | str:
+    """Labels of a frame's crop, or why there are none: a key of the counts."""
+    step = max(1.0, max(frame.shape[:2]) / LARGEST_SIDE)
+    picture = torch.from_numpy(frame)
+    if step > 1:
+        size = [round(length / step) for length in frame.shape[:2]]
+        picture = torch.nn.functional.interpolate(picture.movedim(-1, 0)[None].float(), size, mode="bilinear", antialias=True)
+        picture = picture[0].movedim(0, -1).round().byte()
+    seen = landmarker(picture.numpy())
+    if seen is None:
+        return "without a face"
+    crop = _crop(picture, seen.points)
+    views = [landmarker(np.roll(crop.numpy(), shift, axis=(1, 0))) for shift in JITTER_SHIFTS]
+    if any(view is None for view in views):
+        return "without a face in the crop"
+    first, *again = views
+    return {
+        "crops": crop.movedim(-1, 0),
+        "rotation": first.rotation,
+        "units": first.units,
+        "five": torch.from_numpy(first.points[list(FIVE)]).float() / CROP_SIDE * 2 - 1,
+        "again_rotation": torch.stack([view.rotation for view in again]),
+        "again_units": torch.stack([view.units for view in again]),
+    }
+
+
+def _crop(picture: Tensor, points: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8, points (478, 2) -> (CROP_SIDE, CROP_SIDE, 3) uint8, framed as by a detector's box."""
+    low, high = points.min(0), points.max(0)
+    centre, half = (low + high) / 2, BOX_SHARE * (high - low).max() / 2
+    face = Face((*(centre - half), *(centre + half)), None, None, "landmarks")
+    crop, _, _ = crop_face(picture.float() / 255, face, size=CROP_SIDE)
+    return (crop.clamp(0, 1) * 255).round().byte()
+
+
+def save_frames(path: Path, frames: RealFrames) -> None:
+    arrays = {field.name: getattr(frames, field.name).numpy() for field in fields(frames) if field.name != "names"}
+    np.savez_compressed(path, names=np.array(frames.names), **arrays)
+
+
+def load_frames(path: Path) -> RealFrames:
+    stored = np.load(path, allow_pickle=False)
+    tensors = {field.name: torch.from_numpy(stored[field.name]) for field in fields(RealFrames) if field.name != "names"}
+    return RealFrames(**tensors, names=tuple(map(str, stored["names"])))

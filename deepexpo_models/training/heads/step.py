@@ -1,0 +1,70 @@
+"""One step as a module: pictures in, named loss terms out; and the heads that are thrown away after training."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ...data.heads.shards import LABELS
+from ...dsid.alignment import invert_similarity, place_of, similarity_from_points, transform_points, warp
+from ...dsid.encoders import MAX_LOG_SCALE, SemanticEncoder
+from ...dsid.rotation import matrix_to_rotation, rotation_to_matrix
+from ...head import ARKIT52
+from .views import Views
+
+POINT_NOISE = 0.015  # half crop widths, of all five points together and of each: at use the place is a found one
+SPREAD_FLOOR = 0.08  # of units that hardly move in the data
+BETA = 0.05  # of the smooth L1 of places and points, half crop widths
+GAZE_SCALE = 5.0  # radians to about units of its spread
+SURFACE = LABELS["surface"]
+
+
+class HeadsStep(nn.Module):
+    """forward(views, generator) -> unweighted terms: rotation, place, units, gaze, surface, aligned, same.
+
+    spread (52,): standard deviations of the units in the data.
+    """
+
+    def __init__(self, encoder: SemanticEncoder, spread: Tensor):
+        super().__init__()
+        config = encoder.config
+        self.encoder = encoder
+        self.read = nn.Linear(config.expression_width, len(ARKIT52) + 2)  # units, gaze: the read-out of the released file
+        self.surface = nn.Linear(config.pose_channels[-1], SURFACE[0] * SURFACE[1])
+        self.aligned = nn.Linear(config.expression_channels[-1], SURFACE[0] * SURFACE[1])
+        self.register_buffer("spread", spread.clamp(min=SPREAD_FLOOR))
+
+    def forward(self, views: Views, generator: Generator) -> dict[str, Tensor]:
+        hidden = self.encoder.pose.pool(self.encoder.pose.trunk(views.images))
+        turn, shift, size = self.encoder.pose.head(hidden).split([6, 2, 1], dim=-1)
+        rotation = rotation_to_matrix(matrix_to_rotation(rotation_to_matrix(turn + turn.new_tensor([1, 0, 0, 0, 1, 0]))))
+        noise = lambda points: POINT_NOISE * torch.randn(len(views.five), points, 2, generator=generator).to(views.five)  # noqa: E731
+        similarity = similarity_from_points(views.five + noise(1) + noise(5))
+        tight = warp(views.images, similarity, self.encoder.config.expression_size)
+        look = self.encoder.expression.pool(self.encoder.expression.trunk(tight))
+        code = self.encoder.expression.head(look)
+        read = self.read(code)
+        units, gaze = read.split([len(ARKIT52), 2], dim=-1)
+        _, place, scale = place_of(similarity_from_points(views.five))
+        aligned = transform_points(invert_similarity(similarity), views.surface)
+        smooth = lambda found, true: F.smooth_l1_loss(found, true, beta=BETA)  # noqa: E731
+        return {
+            "rotation": (rotation - views.rotation).square().sum((1, 2)).mean(),
+            "place": smooth(shift.tanh(), place) + smooth(size.tanh() * MAX_LOG_SCALE, scale.clamp(-1, 1)),
+            "units": F.smooth_l1_loss(units / self.spread, views.units / self.spread),
+            "gaze": F.smooth_l1_loss(gaze * GAZE_SCALE, views.gaze * GAZE_SCALE),
+            "surface": _of_known(self.surface(hidden), views.surface, views.surface_known),
+            "aligned": _of_known(self.aligned(look), aligned, views.surface_known),
+            "same": _same_expression(code),
+        }
+
+
+def _of_known(found: Tensor, true: Tensor, known: Tensor) -> Tensor:
+    error = F.smooth_l1_loss(found.unflatten(-1, SURFACE), true, beta=BETA, reduction="none").mean((1, 2))
+    return (error * known).sum() / known.sum().clamp(min=1)
+
+
+def _same_expression(code: Tensor) -> Tensor:
+    """Mean square of what codes of one expression by two people (halves of the batch) differ, over the codes' variance: 2 for
+    codes that know the person alone, 0 for codes without the person."""
+    first, second = code.chunk(2)
+    return (first - second).square().mean() / code.var(0).mean().clamp(min=1e-4)
