@@ -164,8 +164,8 @@ def test_a_head_is_where_its_labels_say(renderer):  # noqa: F811
     assert shard["images"].shape == (SHARD, renderer.size, renderer.size, 3)
     assert all(shard[name].shape[1:] == shape for name, shape in LABELS.items())
     _, place, scale = place_of(similarity_from_points(torch.from_numpy(shard["five"])))
-    frontal = np.abs(matrix_to_euler(torch.from_numpy(shard["rotation"]))[:, 0].numpy()) < 20
-    assert np.abs(place[frontal].mean(0)).max() < 0.12 and abs(scale[frontal].mean()) < 0.12
+    frontal = matrix_to_euler(torch.from_numpy(shard["rotation"]))[:, 0].abs() < 20
+    assert place[frontal].mean(0).abs().max() < 0.12 and scale[frontal].mean().abs() < 0.12
 
 
 @SKIP
@@ -207,10 +207,10 @@ def test_lashes_follow_the_lids(head_model):  # noqa: F811
     assert head_model.move(head_model.lashes[0], blink)[:, 1].min() < 0.6 * lid < 0
 
 
-def _shard(renderer):
-    if not hasattr(renderer, "kept"):
-        renderer.kept = render_shard(renderer, 0, 0, "train")
-    return renderer.kept
+def _shard(drawing):
+    if not hasattr(drawing, "kept"):
+        drawing.kept = render_shard(drawing, 0, 0, "train")
+    return drawing.kept
 
 
 def test_frontal_is_a_turn_of_a_few_degrees():

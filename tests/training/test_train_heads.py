@@ -1,0 +1,123 @@
+"""Training of the semantic encoder on rendered heads, here on noise: labels stay right, runs resume, the file is whole."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deepexpo_models.data.heads.shards import FRAMES, PEOPLE, HeadStore
+from deepexpo_models.dsid import load_dsid
+from deepexpo_models.dsid.alignment import place_of, similarity_from_points
+from deepexpo_models.dsid.readout import ReadOut
+from deepexpo_models.dsid.rotation import matrix_to_euler
+from deepexpo_models.head import ARKIT52
+from deepexpo_models.training import train_heads
+from deepexpo_models.training.heads import views as heads_views
+from deepexpo_models.training.train_heads import HeadsSettings
+from fake_heads import write_fake_heads
+
+COMMON = ("--batch-size", "4", "--threads", "1", "--log-every", "1", "--warmup", "1", "--sample-every", "0")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_fake_heads(tmp_path_factory.mktemp("heads"))
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return HeadStore(folder)
+
+
+def run(out, folder, *more) -> object:
+    return train_heads.train(
+        train_heads.parse_settings(HeadsSettings, ["--out", str(out), "--heads", str(folder), *COMMON, *more])
+    )
+
+
+def test_halves_of_a_batch_play_the_same_by_other_people(store):
+    rows = store.sample(64, seeded())
+    partners = heads_views._partners(rows, seeded(1))
+    assert (rows % FRAMES == partners % FRAMES).all() and (rows != partners).all()
+    assert (rows // (FRAMES * PEOPLE) == partners // (FRAMES * PEOPLE)).all()
+    torch.testing.assert_close(store.heads(rows).units, store.heads(partners).units)
+
+
+def test_labels_go_with_a_picture_that_is_turned_and_mirrored(store):
+    heads = store.heads(torch.arange(8))
+    plain = heads_views.plain_views(heads)
+    ones = torch.ones(8)
+    moved = heads_views._move(plain, ones * 0.2, ones * 1.1, torch.tensor([[0.1, -0.05]]).expand(8, 2))
+    roll, place, scale = place_of(similarity_from_points(moved.five))
+    torch.testing.assert_close(roll, torch.rad2deg(ones * 0.2)[:, None], atol=1e-3, rtol=0)
+    torch.testing.assert_close(scale, torch.log(ones * 1.1)[:, None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(place, torch.tensor([[0.1, -0.05]]).expand(8, 2), atol=1e-5, rtol=0)
+    before, after = matrix_to_euler(plain.rotation), matrix_to_euler(moved.rotation)
+    torch.testing.assert_close(after[:, :2], before[:, :2], atol=1e-3, rtol=0)
+    torch.testing.assert_close(after[:, 2] - before[:, 2], torch.rad2deg(ones * 0.2), atol=1e-3, rtol=0)
+    mirrored = heads_views._mirror(plain, ones.bool())
+    signs = torch.tensor([-1.0, 1.0, -1.0])
+    torch.testing.assert_close(matrix_to_euler(mirrored.rotation), before * signs, atol=1e-3, rtol=0)
+    left, right = (ARKIT52.index(f"mouthSmile{side}") for side in ("Left", "Right"))
+    torch.testing.assert_close(mirrored.units[:, left], plain.units[:, right])
+    again = heads_views._mirror(mirrored, ones.bool())
+    for name in ("images", "rotation", "units", "gaze", "five", "surface"):
+        torch.testing.assert_close(getattr(again, name), getattr(plain, name))
+    assert not again.surface_known.any()
+
+
+def test_a_moved_picture_shows_its_content_where_its_points_say(store):
+    """A bright dot at a point of the five is found at the moved point."""
+    heads = store.heads(torch.arange(2))
+    images = torch.full_like(heads.images, -1)
+    at = ((heads.five[:, 4] + 1) * 64).long()
+    for row, (x, y) in enumerate(at.tolist()):
+        images[row, :, y - 1 : y + 2, x - 1 : x + 2] = 1
+    views = heads_views._move(
+        heads_views.plain_views(replace(heads, images=images)),
+        torch.full((2,), -0.3),
+        torch.full((2,), 0.9),
+        torch.full((2, 2), 0.1),
+    )
+    brightest = views.images.mean(1).flatten(1).argmax(1)
+    found = torch.stack([brightest % 128, brightest // 128], 1)
+    assert (found - (views.five[:, 4] + 1) * 64).abs().max() < 3
+
+
+def test_a_run_resumes_and_releases_a_whole_file(folder, tmp_path):
+    whole = run(tmp_path / "whole", folder, "--steps", "4", "--test", str(folder), "--sample-every", "4")
+    assert run(tmp_path / "halves", folder, "--steps", "4", "--max-minutes", "0.0001") is None
+    halves = run(tmp_path / "halves", folder, "--steps", "4")
+    first, second = load_dsid(whole), load_dsid(halves)
+    assert first.encoder == second.encoder  # bit for bit
+    torch.testing.assert_close(first.readout.weight, second.readout.weight)
+    assert first.generator is None and first.readout.names[:52] == ARKIT52
+    codes = first.float().encode_semantics(torch.zeros(1, 3, 128, 128))
+    assert first.readout.arkit52(codes["expression"]).shape == (1, 52)
+    with pytest.raises(ValueError, match="holds encoders alone"):
+        first.reenact(torch.zeros(1, 256), **codes)
+
+
+def test_an_odd_batch_is_refused(folder, tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, folder, "--batch-size", "3")
+
+
+def test_a_direction_raises_its_factor_alone():
+    generator = seeded()
+    readout = ReadOut.of_units(torch.randn(54, 128, generator=generator), torch.randn(54, generator=generator))
+    code = torch.randn(1, 128, generator=generator)
+    change = readout.read(code + readout.direction("jawOpen")) - readout.read(code)
+    expected = torch.nn.functional.one_hot(torch.tensor([readout.names.index("jawOpen")]), 54).float()
+    torch.testing.assert_close(change, expected, atol=1e-3, rtol=0)
+
+
+def test_a_damaged_read_out_is_refused():
+    tensors = ReadOut.of_units(torch.zeros(54, 8), torch.zeros(54)).tensors()
+    with pytest.raises(ValueError, match="read-outs are damaged"):
+        ReadOut.from_file(tensors, "[[1]]")
+    assert ReadOut.from_file({}, "") is None
