@@ -3,8 +3,10 @@ from comfy_api.latest import io
 from ..deepexpo_models.meaf import DEFAULT_SETTINGS, StreamSettings
 from . import sockets
 from .comfy_host.patch import apply_meaf
+from .sockets import folded, schema
 
 WHAT = {"identity": "who the person is", "expression": "the expression", "pose": "the head pose"}
+WINDOW = {"start": "When MEAF begins to act on", "end": "When MEAF stops acting on"}
 
 
 def _strength(stream: str) -> io.Float.Input:
@@ -25,17 +27,16 @@ def _percent(stream: str, end: str) -> io.Float.Input:
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip=f"Where in the sampling {WHAT[stream]} {end}s to act: 0 is the first step, 1 the last.",
+        tooltip=f"{WINDOW[end]} {WHAT[stream]}, as a share of the sampling: 0 is the first step, 1 the last.",
     )
 
 
 class ApplyMEAF(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoApplyMEAF",
-            display_name="Apply MEAF",
-            category=sockets.CATEGORY,
+            display_name="Apply MEAF (Face, Expression, Pose)",
             description="Gives a checkpoint an identity, an expression and a head pose. Works with any sampler, LoRA, "
             "ControlNet and guidance, in any order. For two people use it twice, with a mask each.",
             inputs=[
@@ -52,7 +53,7 @@ class ApplyMEAF(io.ComfyNode):
                     tooltip="Expression and head pose. Leave open to change only the identity.",
                 ),
                 *(_strength(stream) for stream in DEFAULT_SETTINGS),
-                *(_percent(stream, end) for stream in DEFAULT_SETTINGS for end in ("start", "end")),
+                *(folded(_percent(stream, end)) for stream in DEFAULT_SETTINGS for end in ("start", "end")),
                 io.Mask.Input(
                     "mask",
                     optional=True,

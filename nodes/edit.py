@@ -2,15 +2,15 @@ from comfy_api.latest import io
 
 from ..deepexpo_models.dsid import blend_identities, blend_semantics, combine_semantics
 from . import sockets
+from .sockets import schema
 
 
 class CombineSemantics(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoCombineSemantics",
-            display_name="Combine Semantics",
-            category=sockets.CATEGORY,
+            display_name="Combine Semantics (Expression + Head Pose)",
             description="Takes the expression of one photo and the head pose of another.",
             inputs=[
                 sockets.Semantics.Input("expression_from", tooltip="The expression is taken from these codes."),
@@ -29,10 +29,9 @@ class CombineSemantics(io.ComfyNode):
 class BlendSemantics(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoBlendSemantics",
-            display_name="Blend Semantics",
-            category=sockets.CATEGORY,
+            display_name="Blend Semantics (Expression, Head Pose)",
             description="Moves from one expression and head pose towards another. Beyond 0 to 1 it exaggerates.",
             inputs=[
                 sockets.Semantics.Input("a", tooltip="Where the blend starts (factor 0)."),
@@ -63,10 +62,9 @@ class BlendSemantics(io.ComfyNode):
 class BlendIdentities(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoBlendIdentities",
-            display_name="Blend Identities",
-            category=sockets.CATEGORY,
+            display_name="Blend Identities (Two People)",
             description="A person between two people.",
             inputs=[
                 sockets.Identity.Input("a", tooltip="The person at factor 0."),

@@ -3,6 +3,7 @@ from comfy_api.latest import io
 from ..deepexpo_models.faces import RECOGNISERS
 from . import sockets
 from .comfy_host.codes import CLIP, encode_identity, encode_semantics, recognise_identity, reenact
+from .sockets import schema
 
 OWN = "dsid"
 
@@ -10,10 +11,9 @@ OWN = "dsid"
 class EncodeIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoEncodeIdentity",
-            display_name="Encode Identity",
-            category=sockets.CATEGORY,
+            display_name="Encode Identity (Face ID)",
             description="Turns face crops of one person into an identity code: who it is, not how they look right now. "
             "A batch of photos of the same person is averaged into one, better code.",
             inputs=[
@@ -55,10 +55,9 @@ class EncodeIdentity(io.ComfyNode):
 class EncodeSemantics(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoEncodeSemantics",
-            display_name="Encode Semantics",
-            category=sockets.CATEGORY,
+            display_name="Encode Semantics (Expression, Head Pose)",
             description="Turns face crops into semantic codes: expression and head pose, without who it is. "
             "A batch gives one code per picture.",
             inputs=[
@@ -82,10 +81,9 @@ class EncodeSemantics(io.ComfyNode):
 class Reenact(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoReenact",
-            display_name="Reenact",
-            category=sockets.CATEGORY,
+            display_name="Reenact (Face Preview)",
             description="Draws a face from codes alone with DSID's own generator: a preview in milliseconds of what the "
             "codes hold, and reenactment of a clip (one identity, a batch of semantics).",
             inputs=[

@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..deepexpo_models.faces import CHOICES, ORDERS, crop_faces
 from ..deepexpo_models.faces.crop import SCALE, SIZE
-from . import sockets
 from .comfy_host.folders import insightface_root
+from .sockets import schema
 
 logger = logging.getLogger(__name__)
 
@@ -13,10 +13,9 @@ logger = logging.getLogger(__name__)
 class CropFace(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoCropFace",
             display_name="Crop Face",
-            category=sockets.CATEGORY,
             description="Finds a face and cuts out a square around it, as the encoders expect it.",
             inputs=[
                 io.Image.Input("image", tooltip="One photo or a batch of photos."),

@@ -7,17 +7,17 @@ from comfy_api.latest import io
 from ..deepexpo_models.dsid import load_identity, load_semantics, save_identity, save_semantics
 from . import sockets
 from .comfy_host.folders import FOLDER, code_names, code_path, new_code_path
+from .sockets import schema
 
 
 class _SaveCode(io.ComfyNode):
-    KIND, SOCKET, SAVE = "", None, None
+    KIND, SHOWN, SOCKET, SAVE = "", "", None, None
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id=f"DeepExPoSave{cls.KIND.capitalize()}",
-            display_name=f"Save {cls.KIND.capitalize()}",
-            category=sockets.CATEGORY,
+            display_name=f"Save {cls.KIND.capitalize()} ({cls.SHOWN})",
             description=f"Saves {cls.KIND} codes as a small safetensors file in ComfyUI's output folder.",
             inputs=[
                 cls.SOCKET.Input(cls.KIND, tooltip=f"The {cls.KIND} codes to save."),
@@ -41,14 +41,13 @@ class _SaveCode(io.ComfyNode):
 
 
 class _LoadCode(io.ComfyNode):
-    KIND, SOCKET, LOAD = "", None, None
+    KIND, SHOWN, SOCKET, LOAD = "", "", None, None
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id=f"DeepExPoLoad{cls.KIND.capitalize()}",
-            display_name=f"Load {cls.KIND.capitalize()}",
-            category=sockets.CATEGORY,
+            display_name=f"Load {cls.KIND.capitalize()} ({cls.SHOWN})",
             description=f"Loads saved {cls.KIND} codes from output/{FOLDER} or input/{FOLDER}.",
             inputs=[
                 io.Combo.Input(
@@ -80,19 +79,19 @@ class _LoadCode(io.ComfyNode):
 
 
 class SaveIdentity(_SaveCode):
-    KIND, SOCKET, SAVE = "identity", sockets.Identity, staticmethod(save_identity)
+    KIND, SHOWN, SOCKET, SAVE = "identity", "Face", sockets.Identity, staticmethod(save_identity)
 
 
 class LoadIdentity(_LoadCode):
-    KIND, SOCKET, LOAD = "identity", sockets.Identity, staticmethod(load_identity)
+    KIND, SHOWN, SOCKET, LOAD = "identity", "Face", sockets.Identity, staticmethod(load_identity)
 
 
 class SaveSemantics(_SaveCode):
-    KIND, SOCKET, SAVE = "semantics", sockets.Semantics, staticmethod(save_semantics)
+    KIND, SHOWN, SOCKET, SAVE = "semantics", "Expression", sockets.Semantics, staticmethod(save_semantics)
 
 
 class LoadSemantics(_LoadCode):
-    KIND, SOCKET, LOAD = "semantics", sockets.Semantics, staticmethod(load_semantics)
+    KIND, SHOWN, SOCKET, LOAD = "semantics", "Expression", sockets.Semantics, staticmethod(load_semantics)
 
 
 NODES = (SaveIdentity, LoadIdentity, SaveSemantics, LoadSemantics)

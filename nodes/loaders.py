@@ -3,15 +3,15 @@ from comfy_api.latest import io
 from . import sockets
 from .comfy_host.folders import weight_names
 from .comfy_host.memory import open_dsid, open_meaf
+from .sockets import schema
 
 
 class LoadDSID(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoLoadDSID",
-            display_name="Load DSID",
-            category=sockets.CATEGORY,
+            display_name="Load DSID (Face Encoder)",
             description="Loads the encoders that turn a face into an identity code and a semantic code "
             "(expression and head pose).",
             inputs=[
@@ -32,10 +32,9 @@ class LoadDSID(io.ComfyNode):
 class LoadMEAF(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoLoadMEAF",
-            display_name="Load MEAF",
-            category=sockets.CATEGORY,
+            display_name="Load MEAF (Face Adapter)",
             description="Loads the attention streams that bring identity, expression and head pose into a checkpoint. "
             "A MEAF belongs to one base family (SD1.5, SD2.x or SDXL) and to one DSID or face recogniser.",
             inputs=[

@@ -1,6 +1,10 @@
 """The pack's own socket types and what every node shares."""
 
+import dataclasses
+
 from comfy_api.latest import io
+
+from .words import aliases
 
 CATEGORY = "DeepExPo"
 
@@ -10,3 +14,18 @@ Identity = io.Custom("DEEPEXPO_IDENTITY")
 Semantics = io.Custom("DEEPEXPO_SEMANTICS")
 
 DSID_TOOLTIP = "The face encoders, from Load DSID. Use the same one for everything in a workflow."
+
+NEWER = {"search_aliases", "essentials_category", "has_intermediate_output"}  # ComfyUI 0.3.64 knows none, 0.33 all of them
+KNOWN = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(node_id: str, **fields) -> io.Schema:
+    """A node's schema in the pack's category, with what it is searched by, less the fields that the running ComfyUI lacks."""
+    fields = {"node_id": node_id, "category": CATEGORY, "search_aliases": aliases(node_id), **fields}
+    return io.Schema(**{name: value for name, value in fields.items() if name in KNOWN or name not in NEWER})
+
+
+def folded(socket: io.Input) -> io.Input:
+    """The input behind "show advanced inputs", where the frontend has that; ComfyUI 0.3.64 passes what it does not know."""
+    socket.extra_dict = {**(socket.extra_dict or {}), "advanced": True}
+    return socket

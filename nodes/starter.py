@@ -1,16 +1,16 @@
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from . import sockets
+from .comfy_host.samples import CHOICES, sample_faces
 from .comfy_host.starter import open_starter
+from .sockets import schema
 
 
 class LoadStarter(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DeepExPoLoadStarter",
-            display_name="Load Starter",
-            category=sockets.CATEGORY,
+            display_name="Load Starter (Small Model)",
             description="Loads the small text-to-image model that comes with the pack. It draws 128 x 128 cartoon faces and "
             "takes the starter's MEAF, so that every node can be tried without a download and without a GPU.",
             inputs=[],
@@ -28,4 +28,30 @@ class LoadStarter(io.ComfyNode):
         return io.NodeOutput(*open_starter())
 
 
-NODES = (LoadStarter,)
+class SampleFace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DeepExPoSampleFace",
+            display_name="Sample Face",
+            has_intermediate_output=True,
+            description="A drawn face that comes with the pack, so that its workflows run at once, on any machine. "
+            "Put Load Image in its place for a picture of your own.",
+            inputs=[
+                io.Combo.Input(
+                    "which",
+                    options=list(CHOICES),
+                    tooltip="A person at rest, or another one with an expression or a head pose. "
+                    "The two that begin with all give a batch.",
+                ),
+            ],
+            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="256 x 256, cropped as the encoders expect it.")],
+        )
+
+    @classmethod
+    def execute(cls, which) -> io.NodeOutput:
+        faces = sample_faces(which)
+        return io.NodeOutput(faces, ui=ui.PreviewImage(faces, cls=cls))
+
+
+NODES = (LoadStarter, SampleFace)

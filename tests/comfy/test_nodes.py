@@ -14,7 +14,7 @@ IDS = {
     "DeepExPoLoadDSID", "DeepExPoLoadMEAF", "DeepExPoCropFace", "DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics",
     "DeepExPoApplyMEAF", "DeepExPoCombineSemantics", "DeepExPoBlendSemantics", "DeepExPoBlendIdentities", "DeepExPoReenact",
     "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
-    "DeepExPoLoadStarter",
+    "DeepExPoLoadStarter", "DeepExPoSampleFace",
 }  # fmt: skip
 
 
@@ -45,6 +45,49 @@ def test_everything_has_a_tooltip_and_a_help_page(pack):
         page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text()
         named = [i.id for i in schema.inputs if not i.id.endswith(("_strength", "_percent"))]
         assert not [name for name in named if name not in page], node_id
+
+
+def test_every_node_is_found_by_what_artists_type(pack):
+    """Node search matches names and, where the host has them, aliases."""
+    words = pack.module("nodes.words")
+    assert set(words.ALIASES) == set(pack.loaded.nodes)
+    found = {word for text in words.ALIASES.values() for word in text.split(", ")}
+    found |= {part for word in found for part in word.split()}
+    wanted = "pose expression ipadapter faceid instantid liveportrait head emotion smile portrait likeness person photo"
+    assert set(wanted.split()) <= found
+
+
+def test_schemas_pass_newer_fields_where_the_host_has_them(pack):
+    from comfy_api.latest import io
+
+    schema = pack.loaded.nodes["DeepExPoApplyMEAF"].GET_SCHEMA()
+    if "search_aliases" in io.Schema.__dataclass_fields__:
+        assert schema.search_aliases == pack.module("nodes.words").aliases("DeepExPoApplyMEAF")
+    else:
+        assert not hasattr(schema, "search_aliases")
+    with pytest.raises(TypeError, match="serach_aliases"):  # a slip of the pen is not taken for a newer field
+        pack.module("nodes.sockets").schema("DeepExPoNone", serach_aliases=[])
+
+
+def test_percents_are_folded(pack):
+    inputs = pack.loaded.nodes["DeepExPoApplyMEAF"].INPUT_TYPES()["required"]
+    folded = {name for name, (_, options) in inputs.items() if options.get("advanced")}
+    assert folded == {name for name in inputs if name.endswith("_percent")} and len(folded) == 6
+
+
+@pytest.mark.parametrize("which, count", [("person_1", 1), ("winking", 1), ("all people", 3), ("all references", 5)])
+def test_sample_faces_come_with_the_pack(pack, which, count):
+    faces = pack.run("DeepExPoSampleFace", which=which)
+    assert faces.shape == (count, 256, 256, 3) and faces.dtype == torch.float32
+    assert 0 <= faces.min() and faces.max() <= 1 and faces.std() > 0.1
+
+
+def test_a_missing_sample_is_one_sentence(pack, monkeypatch, tmp_path):
+    monkeypatch.setattr(pack.module("nodes.comfy_host.samples"), "FOLDER", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^person_1\.png is missing from the pack or damaged; install ComfyUI-DeepExPo again$"
+    ):
+        pack.run("DeepExPoSampleFace", which="person_1")
 
 
 def test_folder_lists_files_of_the_kind_first(pack, dsid):

@@ -1,0 +1,30 @@
+"""Faces that come with the pack, read from its own folder: a server has them whoever's machine it is."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+FOLDER = Path(__file__).parents[2] / "workflows" / "samples"
+PEOPLE = ("person_1", "person_2", "person_3")
+REFERENCES = ("surprised", "laughing", "winking", "turned", "resting")
+CHOICES = {
+    **{name: (name,) for name in (*PEOPLE, *REFERENCES)},
+    "all people": PEOPLE,
+    "all references": REFERENCES,
+}
+
+
+def sample_faces(which: str) -> Tensor:
+    """One of CHOICES -> (B, 256, 256, 3) in [0, 1]. Raises ValueError when the pack is not whole."""
+    return torch.cat([_read(FOLDER / f"{name}.png") for name in CHOICES[which]])
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+    except OSError as error:
+        raise ValueError(f"{path.name} is missing from the pack or damaged; install ComfyUI-DeepExPo again") from error

@@ -1,0 +1,26 @@
+"""What artists type when they look for a node: its search aliases, beside the words in its name."""
+
+ALIASES = {
+    "DeepExPoApplyMEAF": "ipadapter, faceid, instantid, pulid, face adapter, identity, expression, emotion, smile, head pose, "
+    "portrait, likeness, person, photo, same person, consistent character",
+    "DeepExPoBlendIdentities": "mix faces, merge faces, morph, face, person, likeness",
+    "DeepExPoBlendSemantics": "exaggerate, interpolate, emotion, smile, pose, face",
+    "DeepExPoCombineSemantics": "mix, emotion, smile, pose, face",
+    "DeepExPoCropFace": "face detection, detect face, face crop, head, portrait, photo, bounding box, insightface",
+    "DeepExPoEncodeIdentity": "faceid, face embedding, embeds, likeness, person, photo, portrait, arcface, instantid",
+    "DeepExPoEncodeSemantics": "emotion, smile, facial expression, pose, face, photo, reference, liveportrait",
+    "DeepExPoLoadDSID": "face model, identity, expression, head pose, disentangle",
+    "DeepExPoLoadIdentity": "open, library, saved face, person, character, likeness",
+    "DeepExPoLoadMEAF": "ipadapter, faceid, instantid, adapter model, face model",
+    "DeepExPoLoadSemantics": "open, library, saved expression, emotion, head pose, smile",
+    "DeepExPoLoadStarter": "checkpoint, demo model, small model, cartoon",
+    "DeepExPoReenact": "reenactment, liveportrait, animate face, talking head, expression",
+    "DeepExPoSampleFace": "example picture, demo, test image, portrait, person, photo, expression",
+    "DeepExPoSaveIdentity": "export, library, keep face, person, character, likeness",
+    "DeepExPoSaveSemantics": "export, library, keep expression, emotion, head pose, smile",
+}
+
+
+def aliases(node_id: str) -> list[str]:
+    """Those of a node; none for one that is not in the table, which a test refuses."""
+    return ALIASES[node_id].split(", ") if node_id in ALIASES else []
