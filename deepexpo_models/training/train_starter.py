@@ -30,7 +30,7 @@ from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
 from .engine.settings import RunSettings, option, parse_settings
 from .meaf.diffusion_loss import min_snr_weights, sample_times
-from .starter.data import CaptionedPictures, DrawnPictures, Frames, PlainFrames
+from .starter.data import CaptionedPictures, DrawnPictures, Frames, HeadPictures, PlainFrames
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
 FIRST_LOGVAR = -6.0  # of a latent; from 0 the noise hides the picture and hundreds of steps pass before anything is learned
@@ -47,6 +47,8 @@ class StarterSettings(RunSettings):
     lr: float = option(2e-3, "learning rate after the warm-up")
     part: str = option(help="what to train", choices=("vae", "text2image"), fixed=True)
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    heads: str = option("", "instead of them: folder of rendered heads (deepexpo_models.data.heads.generate)")
+    latent_channels: int = option(STARTER.latent_channels, "vae: channels of a latent", fixed=True)
     stills: str = option("", "instead of them: folder of pictures, each with its caption in a .txt file of its name")
     vae: str = option("", "text2image: the starter file that holds the trained VAE")
     region_weight: float = option(6.0, "extra weight of eyes, brows and mouth, where they are known")
@@ -58,8 +60,10 @@ class StarterSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if bool(self.synthetic) == bool(self.stills):
-            raise ValueError("give either --synthetic or --stills, the pictures to train on")
+        if sum(map(bool, (self.synthetic, self.heads, self.stills))) != 1:
+            raise ValueError("give either --synthetic, --heads or --stills, the pictures to train on")
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels is {self.latent_channels}; it must be at least 1")
         if self.part == "text2image" and not self.vae:
             raise ValueError("text2image needs --vae, the starter file that --part vae made")
         if self.crop % 8 or not 0 <= self.crop <= STARTER.image_size:
@@ -74,7 +78,8 @@ def train(settings: StarterSettings) -> Path | None:
 def _train_vae(settings: StarterSettings) -> Path | None:
     engine = Engine(settings)
     data = _data(settings, engine)
-    parts = build_starter(replace(STARTER, merges=build_vocabulary(data.words)))
+    config = replace(STARTER, latent_channels=settings.latent_channels, merges=build_vocabulary(data.words))
+    parts = build_starter(config)
     with torch.no_grad():
         parts.vae.quant_conv.bias[parts.config.latent_channels :] = FIRST_LOGVAR
     if settings.checkpointing:
@@ -203,7 +208,9 @@ def show(parts: StarterParts, prompts: tuple[str, ...], each: int = 4, seed: int
     return decode(parts, sample(parts, text, empty, torch.Generator().manual_seed(seed)))
 
 
-def _data(settings: StarterSettings, engine: Engine) -> DrawnPictures | CaptionedPictures:
+def _data(settings: StarterSettings, engine: Engine) -> DrawnPictures | HeadPictures | CaptionedPictures:
+    if settings.heads:
+        return HeadPictures(settings.heads, STARTER.image_size)
     if settings.synthetic:
         return DrawnPictures(settings.synthetic, STARTER.image_size)
     return CaptionedPictures(settings.stills, STARTER.image_size, engine.say)

@@ -16,6 +16,7 @@ from deepexpo_models.training.engine.settings import parse_settings
 from deepexpo_models.training.starter import data as starter_data
 from deepexpo_models.training.train_starter import StarterSettings, VAEStep, train
 from deepexpo_models.weights import load_tensors
+from fake_heads import write_fake_heads
 
 QUICK = {"batch_size": 2, "warmup": 1, "threads": 1, "sample_every": 2, "log_every": 1, "ema": 0.5}
 
@@ -150,8 +151,8 @@ def test_drawn_faces_of_another_size_are_refused(faces):
 
 @pytest.mark.parametrize(
     "others, sentence",
-    [(["--part", "vae"], "give either --synthetic or --stills"),
-     (["--part", "vae", "--synthetic", "x", "--stills", "y"], "give either --synthetic or --stills"),
+    [(["--part", "vae"], "give either --synthetic, --heads or --stills"),
+     (["--part", "vae", "--synthetic", "x", "--stills", "y"], "give either --synthetic, --heads or --stills"),
      (["--part", "text2image", "--synthetic", "x"], "text2image needs --vae"),
      (["--part", "vae", "--synthetic", "x", "--crop", "60"], "crop is 60; it is a multiple of 8"),
      (["--part", "unet", "--synthetic", "x"], "invalid choice")],
@@ -169,3 +170,23 @@ def test_crops_stay_inside_on_the_grid_of_the_latents():
     starts = {side.start for window in windows for side in window}
     assert starts == set(range(0, 65, 8)) and all(side.stop - side.start == 64 for window in windows for side in window)
     assert train_starter._window(128, 0, generator) == (slice(0, 128), slice(0, 128))
+
+
+def test_the_vae_learns_from_rendered_heads_with_more_channels(tmp_path):
+    heads = write_fake_heads(tmp_path / "heads")
+    made = train(
+        StarterSettings(
+            part="vae",
+            out=str(tmp_path / "vae"),
+            heads=str(heads),
+            latent_channels=16,
+            steps=1,
+            crop=64,
+            batch_size=2,
+            threads=1,
+        )
+    )
+    parts = load_starter(made)
+    assert parts.config.latent_channels == 16 and "woman" in "".join(parts.config.merges).replace(" ", "").replace("</w>", "")
+    with pytest.raises(ValueError, match="holds heads of 128 pixels, the starter makes 64"):
+        starter_data.HeadPictures(str(heads), 64)

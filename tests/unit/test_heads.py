@@ -4,13 +4,17 @@ DEEPEXPO_HEAD_MODEL names the file that `python -m deepexpo_models.data.heads.bu
 skipped, with their number in the report.
 """
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from deepexpo_models.data.heads import readers
+from deepexpo_models.data.heads.captions import CAPTION_WORDS, captions
 from deepexpo_models.data.heads.people import is_held_out, sample_person
 from deepexpo_models.data.heads.poses import FRONTAL, camera_direction, euler_matrix, sample_pose
+from deepexpo_models.data.heads.regions import face_of, region_of
 from deepexpo_models.data.heads.scenery import BACKGROUND_SIDE, BACKGROUNDS, sample_setting
 from deepexpo_models.data.heads.shards import FRAMES, LABELS, PEOPLE, SHARD, HeadStore, render_shard, write_shard
 from deepexpo_models.data.heads.spoil import OCCLUDERS, camera, spoil
@@ -27,9 +31,10 @@ from deepexpo_models.data.heads.units import (
     sample_gaze,
     with_gaze,
 )
-from deepexpo_models.dsid.alignment import place_of, similarity_from_points
+from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
 from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_euler
 from deepexpo_models.head import ARKIT52
+from fake_heads import write_fake_heads
 from rendered_heads import SKIP, head_model, renderer  # noqa: F401
 
 
@@ -216,3 +221,20 @@ def _shard(drawing):
 def test_frontal_is_a_turn_of_a_few_degrees():
     yaw, pitch, roll = matrix_to_euler(torch.from_numpy(FRONTAL)).tolist()
     assert abs(yaw) < 1 and abs(roll) < 1 and -8 < pitch < -2
+
+
+def test_captions_name_the_context_in_words_that_the_vocabulary_has(tmp_path):
+    store = HeadStore(write_fake_heads(tmp_path))
+    told = captions(store.heads(torch.arange(len(store))), torch.Generator().manual_seed(0))
+    words = {word for sentence in told for word in re.findall("[a-z]+", sentence)}
+    assert words <= set(CAPTION_WORDS) and all("clothes" in sentence for sentence in told)
+    assert any("open mouth" in sentence for sentence in told) and any("looking to the left" in sentence for sentence in told)
+
+
+def test_regions_lie_on_eyes_and_mouth():
+    five = torch.tensor(TEMPLATE)[None] * TIGHT
+    region, face = region_of(five, 64), face_of(five, 64)
+    at = ((five[0] + 1) * 32).long()
+    for x, y in at[[0, 1, 3, 4]].tolist():
+        assert region[0, 0, y, x] > 0.5
+    assert region[0, 0, :10].max() < 0.05 and face[0, 0, 32, 32] > 0.9 and region.shape == face.shape == (1, 1, 64, 64)

@@ -1,4 +1,4 @@
-"""Pictures and sentences that the starter learns from: drawn faces, or a folder of pictures with captions."""
+"""Pictures and sentences that the starter learns from: drawn faces, rendered heads, or a folder of pictures with captions."""
 
 import re
 from collections import Counter
@@ -10,6 +10,9 @@ from torch import Generator, Tensor
 from ...data.clips.labels import read_caption
 from ...data.clips.read import read_picture, square_frame
 from ...data.clips.stills import index_stills
+from ...data.heads import captions as head_captions
+from ...data.heads.regions import face_of, region_of
+from ...data.heads.shards import HeadStore
 from ...data.synthetic import CAPTION_WORDS, captions
 from ...data.synthetic.shards import Frames, ShardStore
 from ...image import bytes_to_model
@@ -52,9 +55,44 @@ class DrawnPictures:
         return captions(self.store.scene(rows), generator)
 
 
+class HeadPictures:
+    """Shards of rendered heads. Raises ValueError for heads of another size."""
+
+    words = head_captions.CAPTION_WORDS
+    shown = (
+        "a photo of a young woman with long brown hair, smiling, red wall behind, blue clothes",
+        "a portrait of an old man, in a blurred green room, white striped clothes, wearing glasses",
+        "a young man with short black hair, with an open mouth, grey background, orange clothes",
+        "a photo of a girl, looking to the left, yellow gradient background, purple clothes, wearing a hat",
+    )
+
+    def __init__(self, folder: str, size: int):
+        self.store = HeadStore(folder)
+        if self.store.size != size:
+            raise ValueError(
+                f"{folder} holds heads of {self.store.size} pixels, the starter makes {size}; "
+                f"render some with python -m deepexpo_models.data.heads.generate --size {size}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
+        return self.store.images(rows)
+
+    def frames(self, rows: Tensor) -> "PlainFrames":
+        heads = self.store.heads(rows)
+        size = self.store.size
+        return PlainFrames(heads.images, region_of(heads.five, size), face_of(heads.surface, size))
+
+    def captions(self, rows: Tensor, generator: Generator) -> list[str]:
+        return head_captions.captions(self.store.heads(rows), generator)
+
+
 @dataclass(frozen=True)
 class PlainFrames:
-    """images (B, 3, S, S) in [-1, 1] of which no region is known: region (B, 1, S, S) of zeros, face of ones."""
+    """images (B, 3, S, S) in [-1, 1]; region, face (B, 1, S, S) in [0, 1]: zeros and ones where nothing is known."""
 
     images: Tensor
     region: Tensor
