@@ -119,7 +119,7 @@ def _training_cost(settings: MEAFSettings) -> dict[str, float]:
 
     def step(number: int) -> None:
         generator = torch.Generator().manual_seed(number)
-        batch = parts.data.sample(timing.batch_size, generator)
+        batch = parts.data.encoded(parts.data.sample(timing.batch_size, generator))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = sum(parts.step(batch, generator).values())
         loss.backward()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsid
 from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
-from .dsid.batches import Batch, DrawnFaces, to_device
+from .dsid.batches import Batch, DrawnFaces
 from .dsid.meters import meters
 from .dsid.step import DSIDStep, Switches
 from .engine.ema import EMA
@@ -90,12 +90,13 @@ def train(settings: DSIDSettings) -> Path | None:
     for name, thing in {**things, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
 
+    feed = engine.feed(data.sample)
     for step in engine.steps(engine.restore()):
         progress = step / settings.steps
         with_critic = progress >= settings.critic_from
         for part in range(settings.accumulate):
-            generator = engine.generator(step, part)
-            batch = to_device(data.sample(settings.batch_size, generator), engine.device)
+            batch, generator = feed.take(step, part)
+            batch = batch.to(engine.device)
             with engine.autocast():
                 terms, made, true = step_module(batch, generator)
                 if with_critic:
@@ -184,7 +185,7 @@ def _report(engine: Engine, model: DSID, ema: EMA, data, settings: DSIDSettings,
     """Meters on held-out people, and a sheet: identity, expression, pose, drawn, true."""
     with ema.applied(model):
         model.eval()
-        batch: Batch = to_device(data.held_out(engine), engine.device)
+        batch: Batch = data.held_out(engine).to(engine.device)
         engine.log(step, meters(model, batch))
         few = slice(0, 8)
         semantics = model.encode_semantics(batch.expression[few])

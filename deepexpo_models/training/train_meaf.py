@@ -133,10 +133,11 @@ def train(settings: MEAFSettings) -> Path | None:
     for name, thing in {**trained, "optimizer": optimizer, "schedule": schedule, **averages}.items():
         engine.register(name, thing)
 
+    feed = engine.feed(lambda count, generator, _: parts.data.sample(count, generator))
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            generator = engine.generator(step, part)
-            batch = parts.data.sample(settings.batch_size, generator)
+            drawn, generator = feed.take(step, part)
+            batch = parts.data.encoded(drawn)
             with engine.autocast():
                 terms = step_module(batch, generator)
             weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}

@@ -85,10 +85,10 @@ def _train_vae(settings: StarterSettings) -> Path | None:
     if settings.checkpointing:
         parts.vae.enable_gradient_checkpointing()
     step_module, optimizer, schedule, ema = _prepared(engine, settings, VAEStep(parts.vae, settings.kl), parts.vae)
+    feed = engine.feed(lambda count, generator, _: data.frames(torch.randint(len(data), (count,), generator=generator)))
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            generator = engine.generator(step, part)
-            frames = data.frames(torch.randint(len(data), (settings.batch_size,), generator=generator))
+            frames, generator = feed.take(step, part)
             window = _window(frames.images.shape[-1], settings.crop, generator)
             images, region, face = (x[(..., *window)].to(engine.device) for x in (frames.images, frames.region, frames.face))
             with engine.autocast():
@@ -143,13 +143,17 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
     step_module = Text2ImageStep(parts, noise_schedule)
     network = step_module.network
     step_module, optimizer, schedule, ema = _prepared(engine, settings, step_module, network)
+
+    def sample(count: int, generator: Generator, _lead: Generator) -> tuple:
+        rows = torch.randint(kept, (count,), generator=generator)
+        told = _told(data.captions(rows, generator), settings.text_drop, generator)
+        times = sample_times(count, generator)
+        return rows, told, times, _weights(data.frames(rows), settings, latents.shape[-1])
+
+    feed = engine.feed(sample)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            generator = engine.generator(step, part)
-            rows = torch.randint(kept, (settings.batch_size,), generator=generator)
-            told = _told(data.captions(rows, generator), settings.text_drop, generator)
-            times = sample_times(settings.batch_size, generator)
-            weights = _weights(data.frames(rows), settings, latents.shape[-1])
+            (rows, told, times, weights), generator = feed.take(step, part)
             with engine.autocast():
                 error = step_module(_read(latents, rows), told, times, generator, weights)
             terms = {"noise": (error * snr_weights[times].to(error)).mean()}

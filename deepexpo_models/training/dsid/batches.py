@@ -10,12 +10,13 @@ from ...data.synthetic.factors import COLUMN, IDENTITY, Factor, concatenate
 from ...data.synthetic.render import render
 from ...data.synthetic.shards import FRAMES, ShardStore, studio_scene
 from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
+from ..engine.feed import Movable
 
 TRAITS = sum(len(factor.choices) or 1 for factor in IDENTITY)
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Movable):
     """Pictures (B, 3, S, S) in [-1, 1]. `source`: the target's person in another frame. `expression`, `pose`: who lends
     the target's expression and pose; other people where the data can have that (`taught`), else the target itself.
     region, face (B, 1, S, S) belong to the target, source_points (B, 5, 2) to the source. target_pose: the pose codes of
@@ -51,7 +52,7 @@ class DrawnFaces:
     def size(self) -> int:
         return self.store.size
 
-    def sample(self, count: int, generator: Generator) -> Batch:
+    def sample(self, count: int, generator: Generator, lead: Generator | None = None) -> Batch:
         return _from_store(self.store, count, generator, self.triples, self.same_clip)
 
     def held_out(self, engine) -> Batch:
@@ -126,13 +127,3 @@ def true_pose(pose: Tensor) -> dict[str, Tensor]:
         "translation": pose[:, [COLUMN["x"][1], COLUMN["y"][1]]],
         "log_scale": pose[:, [COLUMN["log_scale"][1]]],
     }
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(**{name: _moved(value, device) for name, value in vars(batch).items()})
-
-
-def _moved(value, device: torch.device):
-    if isinstance(value, dict):
-        return {name: tensor.to(device) for name, tensor in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value

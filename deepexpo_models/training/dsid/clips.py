@@ -2,7 +2,6 @@
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Generator, Tensor
 
 from ...data.clips.frame_store import FrameBatch, FrameStore, split_people
@@ -35,8 +34,10 @@ class RealFaces:
         train, held = split_people(index_faces(settings, _say))
         self.train, self.held = FrameStore(train, self.size), FrameStore(held, self.size)
 
-    def sample(self, count: int, generator: Generator) -> Batch:
-        if self.teacher and _agreed(float(torch.rand((), generator=generator))) < self.teacher:
+    def sample(self, count: int, generator: Generator, lead: Generator) -> Batch:
+        """lead: a generator that is the same in all processes, for a step's loss terms, and so its gathers, must be the same
+        in all of them."""
+        if self.teacher and float(torch.rand((), generator=lead)) < self.teacher:
             return self.drawn.sample(count, generator)
         return real_batch(self.train.sample_pairs(count, generator, stills_share=self.stills_share))
 
@@ -112,8 +113,3 @@ def index_faces(settings, say) -> list[Clip]:
 
 def _say(text: str) -> None:
     PartialState().print(text, flush=True)
-
-
-def _agreed(draw: float) -> float:
-    """All processes take the first one's draw: a step's loss terms, and so its gathers, must be the same in all of them."""
-    return gather_object([draw])[0]

@@ -10,9 +10,10 @@ A loop, whole:
     model, optimizer = engine.prepare(model, optimizer)
     for name, thing in {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
+    feed = engine.feed(sample)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            batch = data(engine.generator(step, part))
+            batch, generator = feed.take(step, part)
             with engine.autocast():
                 terms = losses(model, batch)
             engine.backward(sum(terms.values()), terms)
@@ -44,6 +45,7 @@ from tqdm import tqdm
 
 from ...errors import first_line
 from .checkpoint import TrainingError, latest_state, load_state, prune, random_state, save_state, set_random_state, step_of
+from .feed import Feed, Sample
 from .processes import gather_with_grad, unwrap
 from .run_folder import Averages, RunFolder
 from .schedule import make_scheduler
@@ -91,6 +93,7 @@ class Engine:
         self._state = None  # path of the last whole state
         self._saved = None  # the step it is of
         self._step = None  # the step under way
+        self._feed: Feed | None = None
         self._backwards = 0
         self._seed(0)
 
@@ -132,9 +135,16 @@ class Engine:
             raise ValueError(f"{name!r} is registered already; give each part of a run a name of its own")
         self._things[name] = unwrap(thing)
 
-    def generator(self, step: int, part: int = 0) -> torch.Generator:
-        """A CPU generator seeded from (seed, step, process, part): the data stream needs no state to resume."""
-        return torch.Generator().manual_seed(_mix(self.settings.seed, step, self.accelerator.process_index, part))
+    def generator(self, step: int, part: int = 0, process: int | None = None) -> torch.Generator:
+        """A CPU generator seeded from (seed, step, process, part): the data stream needs no state to resume. process: this
+        one where not given."""
+        process = self.accelerator.process_index if process is None else process
+        return torch.Generator().manual_seed(_mix(self.settings.seed, step, process, part))
+
+    def feed(self, sample: Sample) -> Feed:
+        """Batches by `sample`, made ahead by settings.workers processes; the log says which share of the time was waited."""
+        self._feed = Feed(self, sample)
+        return self._feed
 
     def restore(self) -> int:
         """Load the newest whole state; return the step to start at, 0 where there is none.
@@ -309,6 +319,8 @@ class Engine:
         rate = self._log.rate(done)
         values = self._log.means(self.device)
         self._log.start(done)
+        if self._feed:
+            values["waiting"] = self._feed.waiting_share()
         progress.set_postfix({name: f"{value:.3g}" for name, value in list(values.items())[:4]})
         optimizers = {name: thing for name, thing in self._things.items() if isinstance(thing, torch.optim.Optimizer)}
         rates = {"lr" if len(optimizers) == 1 else f"lr/{name}": o.param_groups[0]["lr"] for name, o in optimizers.items()}

@@ -40,6 +40,7 @@ class RunSettings:
     sample_every: int = option(500, "steps between sample pictures; 0 makes none")
     keep: int = option(2, "states kept; older ones are deleted once a newer one is whole")
     max_minutes: float = option(0.0, "stop with a saved state this many minutes after the command began; 0 has no limit")
+    workers: int = option(-1, "processes that make batches ahead; 0: none, -1: as many as there are cores, beside a GPU")
     threads: int = option(0, "CPU threads of torch; 0 leaves torch's own choice")
     tensorboard: bool = option(False, "write TensorBoard logs and pictures too")
 
@@ -56,6 +57,8 @@ class RunSettings:
         for name in ("warmup", "grad_clip", "sample_every", "max_minutes", "threads", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.workers < -1:
+            raise ValueError(f"workers is {self.workers}; it must be 0 or more, or -1")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr is {self.lr}; it must be above 0")
         if not 0 <= self.ema < 1:

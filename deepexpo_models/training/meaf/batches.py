@@ -13,6 +13,7 @@ from ...data.synthetic import captions
 from ...data.synthetic.shards import ShardStore
 from ...dsid import DSID
 from ...pipeline.base import Base
+from ..engine.feed import Movable
 
 CODES = ("identity", "expression", "rotation", "translation", "log_scale")
 CHUNK = 64
@@ -21,7 +22,7 @@ AT_REST_SHARE = 0.15  # ... of those whose expression comes from the identity pi
 
 
 @dataclass(frozen=True)
-class MEAFBatch:
+class MEAFBatch(Movable):
     """latents (B, C, h, w), captions, codes: field -> (B, width); face and region (B, 1, h, w) in [0, 1]; images (B, 3, S, S)
     of the target in [-1, 1]; has_target (B,) bool: the picture that the codes and the caption ask for is the one in
     latents and images. Without, they are what the noise is put on, and only the decoded picture's codes can be judged.
@@ -75,6 +76,10 @@ class DrawnTargets:
             images=frames.images,
             has_target=torch.ones(count, dtype=torch.bool),
         )
+
+    def encoded(self, batch: MEAFBatch) -> MEAFBatch:
+        """What `sample` made is whole."""
+        return batch
 
     def _read(self, rows: Tensor) -> dict[str, Tensor]:
         values = torch.from_numpy(self.codes[rows.numpy()]).float()

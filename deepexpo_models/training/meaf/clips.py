@@ -1,6 +1,7 @@
 """Batches of real faces for a MEAF: captioned clips and stills, pairs of one person, and pairs that have no true picture."""
 
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -11,12 +12,27 @@ from ...dsid import DSID
 from ...image import resize
 from ...pipeline.base import Base
 from ..dsid.clips import index_faces
+from ..engine.feed import Movable
 from .batches import AT_REST_SHARE, MEAFBatch, latent_masks, read_codes
 
 TOLD_SHARE = 0.5  # of the captions keep what they say about the expression: always told, it would win over the code
 EXPRESSION_WORDS = re.compile(
     r"\b(smil|laugh|grin|frown|scowl|cry|wink|blink|surpris|angr|sad\b|happ|fear|disgust|neutral|expression|mouth|eyes)", re.I
 )
+
+
+@dataclass(frozen=True)
+class Pictures(Movable):
+    """identity, reference (B, 3, S, S) as the DSID reads them, target (B, 3, size, size) as the base makes them, in [-1, 1];
+    the rest as `MEAFBatch` has it."""
+
+    identity: Tensor
+    reference: Tensor
+    target: Tensor
+    captions: list[str]
+    face: Tensor
+    region: Tensor
+    has_target: Tensor
 
 
 class CaptionedFaces:
@@ -34,26 +50,38 @@ class CaptionedFaces:
             raise ValueError("none of the clips and pictures has a caption; put name.txt beside name.mp4 or name.png")
         self.store = FrameStore(clips, base.size)
 
-    def sample(self, count: int, generator: Generator) -> MEAFBatch:
+    def sample(self, count: int, generator: Generator) -> Pictures:
+        """Read and decoded, on the CPU; `encoded` is what the device does with it."""
         pairs = self.store.sample_pairs(count, generator, far=0.5, stills_share=self.stills_share)
         at_rest = torch.rand(count, generator=generator) < AT_REST_SHARE
         strange = torch.rand(count, generator=generator) < self.without_target
         told = torch.rand(count, generator=generator) < TOLD_SHARE
-        device = next(self.dsid.parameters()).device
         identity = torch.where(at_rest[:, None, None, None], pairs.second, pairs.first)
         reference = torch.where(strange[:, None, None, None], pairs.second.roll(1, 0), pairs.second)
         size = self.dsid.config.image_size
-        codes = read_codes(self.dsid, *(resize(pictures, size).to(device) for pictures in (identity, reference)))
-        side = self.base.size // 8
-        face, region = latent_masks(*self._masks(pairs), side)
-        return MEAFBatch(
-            latents=self.base.encode(pairs.second.to(device)).cpu(),
+        face, region = latent_masks(*self._masks(pairs), self.base.size // 8)
+        return Pictures(
+            identity=resize(identity, size),
+            reference=resize(reference, size),
+            target=pairs.second,
             captions=[text if keep else without_expression(text) for text, keep in zip(pairs.second_caption, told.tolist())],
-            codes={name: code.float().cpu() for name, code in codes.items()},
             face=face,
             region=region,
-            images=resize(pairs.second, size),
             has_target=~strange,
+        )
+
+    def encoded(self, pictures: Pictures) -> MEAFBatch:
+        """The frozen encoders' and the VAE's part, on their device."""
+        pictures = pictures.to(next(self.dsid.parameters()).device)
+        codes = read_codes(self.dsid, pictures.identity, pictures.reference)
+        return MEAFBatch(
+            latents=self.base.encode(pictures.target),
+            captions=pictures.captions,
+            codes={name: code.float() for name, code in codes.items()},
+            face=pictures.face,
+            region=pictures.region,
+            images=resize(pictures.target, self.dsid.config.image_size),
+            has_target=pictures.has_target,
         )
 
     def _masks(self, pairs: FrameBatch) -> tuple[Tensor, Tensor]:
