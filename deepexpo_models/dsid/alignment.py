@@ -76,7 +76,7 @@ def warp(crop: Tensor, similarity: Tensor, size: int) -> Tensor:
     Bilinear, without a low-pass filter; what lies outside the crop repeats its border. Computed in float32: in half
     precision a sampling position would be off by up to a pixel.
     """
-    grid = F.affine_grid(similarity.float(), [len(crop), crop.shape[1], size, size], align_corners=False)
+    grid = F.affine_grid(similarity.float(), [*crop.shape[:2], size, size], align_corners=False)
     aligned = F.grid_sample(crop.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return aligned.to(crop.dtype)
 
