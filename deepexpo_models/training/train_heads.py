@@ -1,10 +1,12 @@
-"""Train DSID's semantic encoder on rendered heads, whose rotation, expression and gaze are known:
+"""Train DSID's encoders on rendered heads, whose rotation, expression, gaze and person are known:
 
-    python -m deepexpo_models.training.train_heads --out runs/photo --heads runs/heads --init weights/starter-dsid.safetensors
+    python -m deepexpo_models.training.train_heads --part semantics --out runs/semantics --heads runs/heads
+    python -m deepexpo_models.training.train_heads --part identity --out runs/identity --heads runs/heads \
+        --init runs/semantics/dsid.safetensors
 
 Render the heads first (deepexpo_models.data.heads.generate); shards that come while a run goes on are taken in. The released
-file holds both encoders (the identity encoder of --init as it is, or of an earlier run), no generator, and linear read-outs
-from the expression code to ARKit's units and the gaze.
+file holds both encoders, the one that was not trained as --init has it, no generator, and linear read-outs from the
+expression code to ARKit's units and the gaze.
 """
 
 import copy
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ..data.heads.shards import HeadStore
 from ..dsid import CONFIGS, DSID, encoder_id, load_dsid, save_dsid
@@ -23,10 +25,12 @@ from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.optimizers import make_optimizer, parameter_groups
 from .engine.settings import RunSettings, option, parse_settings
+from .heads.identity import IdentityStep, recognition, sample_pairs
 from .heads.step import HeadsStep
 from .heads.views import plain_views, sample_views
 
-NO_MATRICES = ("stem", "head", "read", "surface", "aligned")  # first and last layers are left to Adam
+NO_MATRICES = ("stem",)  # left to Adam
+GALLERY = 200  # held-out people among whom one is found again
 HELD_OUT = 512  # pictures of the test folder that a report reads
 REFRESH_EVERY = 100  # steps between looks for new shards
 SAMPLE_ROWS = 4096  # that the units' spread is taken from
@@ -34,26 +38,29 @@ SAMPLE_ROWS = 4096  # that the units' spread is taken from
 
 @dataclass(frozen=True, kw_only=True)
 class HeadsSettings(RunSettings):
-    """Training of the semantic encoder on rendered heads."""
+    """Training of DSID's encoders on rendered heads."""
 
     batch_size: int = option(48, "pictures per process and per backward pass, an even number")
     lr: float = option(5e-3, "learning rate after the warm-up")
     warmup: int = option(40, "steps in which the learning rate rises from zero")
     ema: float = option(0.998, "decay of the averaged weights, per step; 0 keeps the last weights")
     grad_clip: float = option(2.0, "largest gradient norm; 0 does not clip")
+    part: str = option("semantics", "which encoder to train", choices=("semantics", "identity"), fixed=True)
     config: str = option("photo", "sizes", choices=tuple(CONFIGS), fixed=True)
     name: str = option("photo", "name in the released file")
     heads: str = option("", "folder of rendered heads")
     test: str = option("", "folder of rendered heads of held-out people, for the reports")
-    init: str = option("", "a DSID file whose identity encoder, and semantic encoder where it fits, are taken over")
-    augment: float = option(1.0, "strength of the changes of colour; 0: none")
+    init: str = option("", "a DSID file whose encoders are taken over where they fit, its read-outs too")
+    augment: float = option(0.4, "strength of the changes of colour; 0: none")
+    w_identity: float = option(1.0, "identity: weight of its InfoNCE")
+    w_traits: float = option(0.3, "identity: weight of sex, age, beard and glasses, read linearly")
     w_rotation: float = option(1.0, "weight of the rotation")
     w_place: float = option(2.0, "weight of place and size")
     w_units: float = option(4.0, "weight of ARKit's units")
     w_gaze: float = option(0.5, "weight of the gaze")
     w_surface: float = option(4.0, "weight of the surface's points in the crop")
     w_aligned: float = option(2.0, "weight of the surface's points in the aligned crop")
-    w_same: float = option(0.2, "weight of equal codes for one expression by two people")
+    w_same: float = option(0.05, "weight of equal codes for one expression by two people")
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,8 +75,8 @@ def train(settings: HeadsSettings) -> Path | None:
     engine = Engine(settings)
     store, test = HeadStore(settings.heads), HeadStore(settings.test) if settings.test else None
     model = start_model(settings.config, settings.init)
-    spread = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS))).units.std(0)
-    module = HeadsStep(model.semantic_encoder, spread).to(memory_format=torch.channels_last)  # a sixth faster on a CPU
+    part = {"semantics": Semantics, "identity": People}[settings.part](model, store)
+    module = part.module.to(memory_format=torch.channels_last)  # a sixth faster on a CPU
     optimizer = make_optimizer("muon", parameter_groups([(module, 1.0)], settings.lr, NO_MATRICES))
     schedule, ema = make_scheduler(optimizer, settings), EMA(module, settings.ema)
     module, optimizer = engine.prepare(module, optimizer)
@@ -79,11 +86,8 @@ def train(settings: HeadsSettings) -> Path | None:
     for step in engine.steps(engine.restore()):
         if step % REFRESH_EVERY == 0:
             store.refresh()
-        for part in range(settings.accumulate):
-            generator = engine.generator(step, part)
-            views = sample_views(store, settings.batch_size, generator, settings.augment).to(engine.device)
-            with engine.autocast():
-                terms = module(views, generator)
+        for accumulated in range(settings.accumulate):
+            terms = part.terms(module, engine, settings, engine.generator(step, accumulated))
             weighted = {name: term * getattr(settings, f"w_{name}") for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
         norm = engine.clip(module.parameters())
@@ -92,13 +96,50 @@ def train(settings: HeadsSettings) -> Path | None:
         engine.log(step, {**terms, "grad_norm": norm})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
             with ema.applied(module):
-                _release(engine, model, module, settings)
+                _release(engine, part, settings)
                 if test is not None:
-                    engine.log(step + 1, meters(model, module, test, engine.device))
+                    engine.log(step + 1, part.meters(test, engine.device))
 
     with ema.applied(module):
-        path = _release(engine, model, module, settings)
+        path = _release(engine, part, settings)
     return path if engine.finished else None
+
+
+class Semantics:
+    """The part that learns rotation, place, units and gaze."""
+
+    def __init__(self, model: DSID, store: HeadStore):
+        spread = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS))).units.std(0)
+        self.model, self.store = model, store
+        self.module = HeadsStep(model.semantic_encoder, spread)
+
+    def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
+        views = sample_views(self.store, settings.batch_size, generator, settings.augment).to(engine.device)
+        with engine.autocast():
+            return module(views, generator)
+
+    def meters(self, test: HeadStore, device: torch.device) -> dict[str, float]:
+        return meters(self.model, self.module, test, device)
+
+    @property
+    def readout(self) -> ReadOut:
+        return ReadOut.of_units(self.module.read.weight, self.module.read.bias)
+
+
+class People:
+    """The part that learns to tell people apart. A batch has batch_size pictures, two of each person."""
+
+    def __init__(self, model: DSID, store: HeadStore):
+        self.model, self.store, self.readout = model, store, model.readout
+        self.module = IdentityStep(model.identity_encoder)
+
+    def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
+        pairs = sample_pairs(self.store, settings.batch_size // 2, generator)
+        with engine.autocast():
+            return module(*(part.to(engine.device) for part in pairs))
+
+    def meters(self, test: HeadStore, device: torch.device) -> dict[str, float]:
+        return recognition(self.model.identity_encoder, test, GALLERY, device)
 
 
 def start_model(config: str, init: str) -> DSID:
@@ -110,6 +151,7 @@ def start_model(config: str, init: str) -> DSID:
             state, own = getattr(given, name).state_dict(), getattr(model, name).state_dict()
             if all(key in own and own[key].shape == value.shape for key, value in state.items()):
                 getattr(model, name).load_state_dict(state)
+        model.readout = given.readout
     return model
 
 
@@ -135,18 +177,18 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
 
-def _release(engine: Engine, model: DSID, module: HeadsStep, settings: HeadsSettings) -> Path:
+def _release(engine: Engine, part: Semantics | People, settings: HeadsSettings) -> Path:
     path = Path(settings.out) / "dsid.safetensors"
     if engine.is_main:
-        released = copy.deepcopy(model).half()
-        released.readout = ReadOut.of_units(module.read.weight, module.read.bias)
+        released = copy.deepcopy(part.model).half()
+        released.readout = part.readout
         released.trained_on = ("rendered heads",)
         save_dsid(path, released, encoder_id(settings.name, released))
     return path
 
 
 def main(argv: list[str] | None = None) -> None:
-    train(parse_settings(HeadsSettings, argv, "Train DSID's semantic encoder on rendered heads."))
+    train(parse_settings(HeadsSettings, argv, "Train DSID's encoders on rendered heads."))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import matrix_to_euler
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import train_heads
+from deepexpo_models.training.heads import identity
+from deepexpo_models.training.heads import step as heads_step
 from deepexpo_models.training.heads import views as heads_views
 from deepexpo_models.training.train_heads import HeadsSettings
 from fake_heads import write_fake_heads
@@ -121,3 +123,33 @@ def test_a_damaged_read_out_is_refused():
     with pytest.raises(ValueError, match="read-outs are damaged"):
         ReadOut.from_file(tensors, "[[1]]")
     assert ReadOut.from_file({}, "") is None
+
+
+def test_the_identity_encoder_learns_beside_a_given_semantic_one(folder, tmp_path):
+    first = run(tmp_path / "semantics", folder, "--steps", "1")
+    second = run(
+        tmp_path / "identity", folder, "--part", "identity", "--steps", "2", "--init", str(first), "--test", str(folder),
+        "--sample-every", "2",
+    )  # fmt: skip
+    before, after = load_dsid(first), load_dsid(second)
+    torch.testing.assert_close(before.readout.weight, after.readout.weight)
+    assert all(torch.equal(a, b) for a, b in zip(before.semantic_encoder.parameters(), after.semantic_encoder.parameters()))
+    assert not torch.equal(before.identity_encoder.encoder.head.weight, after.identity_encoder.encoder.head.weight)
+    assert before.encoder != after.encoder
+
+
+def test_a_person_is_shown_in_two_places(store):
+    first, second, traits = identity.sample_pairs(store, 8, seeded())
+    assert first.shape == second.shape == (8, 3, 128, 128) and traits.shape == (8, len(identity.TRAITS))
+
+
+def test_the_area_under_the_curve():
+    assert identity.area_under_curve(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2, 0.3])) == 1
+    assert identity.area_under_curve(torch.tensor([0.5, 0.1]), torch.tensor([0.3, 0.0])) == pytest.approx(0.75)
+
+
+def test_equal_codes_of_two_people_cost_nothing():
+    code = torch.randn(16, 5, generator=seeded())
+    same = heads_step._same_expression(code.repeat(2, 1))
+    other = heads_step._same_expression(torch.randn(4000, 5, generator=seeded(1)))
+    assert same == 0 and other == pytest.approx(1, abs=0.1)

@@ -16,6 +16,19 @@ SPREAD_FLOOR = 0.08  # of units that hardly move in the data
 BETA = 0.05  # of the smooth L1 of places and points, half crop widths
 GAZE_SCALE = 5.0  # radians to about units of its spread
 SURFACE = LABELS["surface"]
+MAIN = (
+    "jawOpen",
+    "mouthSmile",
+    "eyeBlink",
+    "browInnerUp",
+    "browDown",
+    "mouthPucker",
+    "eyeSquint",
+    "mouthUpperUp",
+    "mouthLowerDown",
+)
+MAIN_WEIGHT = 3.0  # of the units that people read a face by, against the others
+UNIT_WEIGHTS = torch.tensor([MAIN_WEIGHT if name.startswith(MAIN) else 1.0 for name in ARKIT52])
 
 
 class HeadsStep(nn.Module):
@@ -50,12 +63,17 @@ class HeadsStep(nn.Module):
         return {
             "rotation": (rotation - views.rotation).square().sum((1, 2)).mean(),
             "place": smooth(shift.tanh(), place) + smooth(size.tanh() * MAX_LOG_SCALE, scale.clamp(-1, 1)),
-            "units": F.smooth_l1_loss(units / self.spread, views.units / self.spread),
+            "units": self._units(units, views.units),
             "gaze": F.smooth_l1_loss(gaze * GAZE_SCALE, views.gaze * GAZE_SCALE),
             "surface": _of_known(self.surface(hidden), views.surface, views.surface_known),
             "aligned": _of_known(self.aligned(look), aligned, views.surface_known),
             "same": _same_expression(code),
         }
+
+    def _units(self, found: Tensor, true: Tensor) -> Tensor:
+        """Squared errors over the units' spread: an L1 would find rare units at rest always."""
+        weights = UNIT_WEIGHTS.to(found)
+        return (((found - true) / self.spread).square().mean(0) * weights).sum() / weights.sum() / 2
 
 
 def _of_known(found: Tensor, true: Tensor, known: Tensor) -> Tensor:
@@ -64,7 +82,8 @@ def _of_known(found: Tensor, true: Tensor, known: Tensor) -> Tensor:
 
 
 def _same_expression(code: Tensor) -> Tensor:
-    """Mean square of what codes of one expression by two people (halves of the batch) differ, over the codes' variance: 2 for
-    codes that know the person alone, 0 for codes without the person."""
+    """By how much codes of one expression by two people (halves of the batch) differ, entry by entry in its variance: 1 for
+    codes that have nothing in common, 0 for equal ones. A sum of all entries would let the jaw's drown the others.
+    """
     first, second = code.chunk(2)
-    return (first - second).square().mean() / code.var(0).mean().clamp(min=1e-4)
+    return ((first - second).square().mean(0) / code.var(0).clamp(min=1e-4)).mean() / 2
