@@ -1,22 +1,28 @@
 """Weight and code files: safetensors whose metadata say what they hold. The only file format this project writes.
 
 Metadata (all strings): `deepexpo_format` (version), `kind`, `name`, `config` (JSON), `base` (base-model family, empty where
-there is none), `sha256` (of the tensors, see `tensors_sha256`) and what a kind adds.
+there is none), `sha256` (of the tensors, see `tensors_sha256`) and what a kind adds; `trained_on` for weights.
 """
 
 import hashlib
 import json
-import os
-import tempfile
+import threading
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from .safetensors_file import SafetensorsFile, excerpt, open_safetensors, parse_json
+from .whole_files import write_file
 
 FORMAT = "1"
+METADATA = ("kind", "name", "base", "config", "sha256")
+LONGEST_NAME = 200  # letters; errors show it
+TRAINED_ON = ("drawings", "rendered heads", "photographs")  # kinds of pictures, as the metadata's `trained_on` lists them
 KINDS = {  # kind -> the node that takes it
     "dsid": "Load DSID",
     "meaf": "Load MEAF",
@@ -25,7 +31,10 @@ KINDS = {  # kind -> the node that takes it
     "starter": "Load Starter",
     "head": "Draw Face Control (it finds its head by itself)",
 }
-MAX_HEADER_BYTES = 100_000_000  # the safetensors specification's own limit
+
+
+class ConfigTooLarge(ValueError):
+    """A config asks for more than its file holds."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,12 @@ class Header:
     config: dict
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Of TRAINED_ON; empty for a file that does not say, as those made before November 2026."""
+        said = self.metadata.get("trained_on", "").split(", ")
+        return tuple(kind for kind in TRAINED_ON if kind in said)
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
@@ -70,17 +85,9 @@ def save_tensors(
 
 
 def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write any safetensors file, whole or not at all. Tensors are contiguous and on the CPU."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(tensors, partial, metadata)
-        os.chmod(partial, 0o644)  # mkstemp's 0600 would hide shared model folders from other users
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    """Write any safetensors file, whole or not at all. Tensors are contiguous and on the CPU. Raises WriteError."""
+    with write_file(path) as beside:
+        save_file(tensors, beside, metadata)
 
 
 def read_header(path: Path) -> Header:
@@ -89,9 +96,26 @@ def read_header(path: Path) -> Header:
     Raises ValueError, in one sentence, for a missing, truncated, oversized, corrupt or foreign file; nothing is allocated
     but the header itself, whose size is checked first.
     """
-    path = Path(path)
-    entries = read_json_header(path)
-    metadata = entries.pop("__metadata__", None) or {}
+    with open_safetensors(path) as file:
+        return _header(file)
+
+
+def load_tensors(path: Path, kind: str) -> tuple[Header, dict[str, Tensor]]:
+    """Read a file of one kind into memory, on the CPU, in its stored dtypes, and verify its SHA-256. What is hashed is what
+    is given: the file may be changed or deleted afterwards.
+
+    Raises ValueError, in one sentence, for everything `read_header` refuses, another kind, and changed tensors.
+    """
+    with open_safetensors(path) as file:
+        header = expect_kind(_header(file), kind)
+        tensors = file.tensors()
+    if tensors_sha256(tensors) != header.metadata.get("sha256"):
+        raise ValueError(f"{header.path.name} is corrupt: its tensors do not match their SHA-256; download it again")
+    return header, tensors
+
+
+def _header(file: SafetensorsFile) -> Header:
+    path, metadata = file.path, file.metadata
     if metadata.get("deepexpo_format") is None:
         raise ValueError(
             f"{path.name} is not a DeepExPo file (its safetensors metadata have no deepexpo_format); "
@@ -99,45 +123,38 @@ def read_header(path: Path) -> Header:
         )
     if metadata["deepexpo_format"] != FORMAT:
         raise ValueError(
-            f"{path.name} has DeepExPo format {metadata['deepexpo_format']}, this version reads {FORMAT}; "
+            f"{path.name} has DeepExPo format {excerpt(metadata['deepexpo_format'])}, this version reads {FORMAT}; "
             f"update ComfyUI-DeepExPo"
         )
-    check_extent(path, entries)
+    missing = [key for key in METADATA if key not in metadata]
+    if missing:
+        raise ValueError(f"{path.name} is corrupt: its metadata have no {missing[0]}; download it again")
+    if max(len(metadata[key]) for key in ("kind", "name", "base")) > LONGEST_NAME:
+        raise ValueError(f"{path.name} is corrupt: a name in it has over {LONGEST_NAME} letters; download it again")
     try:
-        config = json.loads(metadata["config"])
-        return Header(
-            path=path,
-            kind=metadata["kind"],
-            name=metadata["name"],
-            base=metadata["base"],
-            config=config,
-            metadata=metadata,
-            shapes={name: tuple(entry["shape"]) for name, entry in entries.items()},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} is corrupt: its metadata lack or garble {error}; download it again") from error
-
-
-def load_tensors(path: Path, kind: str) -> tuple[Header, dict[str, Tensor]]:
-    """Load a file of one kind onto the CPU in its stored dtypes and verify its SHA-256.
-
-    Raises ValueError, in one sentence, for everything `read_header` refuses, another kind, and changed tensors.
-    """
-    header = expect_kind(read_header(path), kind)
-    try:
-        tensors = load_file(header.path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{header.path.name} could not be read ({error}); download it again") from error
-    if tensors_sha256(tensors) != header.metadata.get("sha256"):
-        raise ValueError(f"{header.path.name} is corrupt: its tensors do not match their SHA-256; download it again")
-    return header, tensors
+        config = parse_json(metadata["config"])
+    except ValueError as error:
+        raise ValueError(f"{path.name} is corrupt: its config is no JSON; download it again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} is corrupt: its config is no JSON object; download it again")
+    return Header(
+        path=path,
+        kind=metadata["kind"],
+        name=metadata["name"],
+        base=metadata["base"],
+        config=config,
+        metadata=metadata,
+        shapes={name: entry.shape for name, entry in file.entries.items()},
+    )
 
 
 def expect_kind(header: Header, kind: str) -> Header:
     """Return the header, or raise a ValueError that names the node which takes this file."""
     if header.kind != kind:
         belongs = f"it belongs into {KINDS[header.kind]}" if header.kind in KINDS else "no node takes it"
-        raise ValueError(f"{header.path.name} holds {header.kind} data, expected {kind}: {belongs}; choose a {kind} file")
+        raise ValueError(
+            f"{header.path.name} holds {excerpt(header.kind)} data, expected {kind}: {belongs}; choose a {kind} file"
+        )
     return header
 
 
@@ -165,47 +182,46 @@ def build_module(make_module, operations, header: Header, tensors: dict[str, Ten
 
     make_module: operations -> module, called on the meta device. The names and shapes that a file must have come from a
     torch.nn build: ComfyUI's layers may have no weights before they are loaded (0.12 on Windows).
+    Raises ValueError, in one sentence, for tensors that are not those of the config, and as soon as the config asks for more
+    than the file holds.
     """
+    file_name = header.path.name
     with torch.device("meta"):
-        expected = make_module(torch.nn).state_dict()
+        expected = _build_within(header, lambda: make_module(torch.nn)).state_dict()
         module = make_module(operations)
-    check_shapes(header.path.name, header.shapes, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    check_shapes(file_name, header.shapes, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    for name, tensor in tensors.items():
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise ValueError(f"{file_name} holds {tensor.dtype} where weights belong ({name}); download it again")
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def read_json_header(path: Path) -> dict:
-    """The header of any safetensors file. Raises ValueError for what is none; allocates the header alone."""
-    foreign = f"{path.name} is not a safetensors file or is damaged"
+def _build_within(header: Header, build) -> torch.nn.Module:
+    """What `build` makes; stopped at the first parameter beyond those that the file holds, so that a small file costs little
+    whatever its config says."""
+    thread, room = threading.get_ident(), len(header.shapes)
+    numbers = sum(prod(shape) for shape in header.shapes.values())
+
+    def count(module, name, parameter) -> None:
+        nonlocal room, numbers
+        if parameter is None or threading.get_ident() != thread:
+            return
+        room, numbers = room - 1, numbers - parameter.numel()
+        if room < 0 or numbers < 0:
+            raise ConfigTooLarge(
+                f"{header.path.name} does not fit its own config, which asks for more than its {len(header.shapes)} tensors; "
+                f"it is damaged or was made by another version, download it again"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise ValueError(
-                    f"{foreign} (its header claims {length} bytes of {size}); choose another, or download it again"
-                )
-            entries = json.loads(file.read(length))
-    except OSError as error:
+        return build()
+    except ConfigTooLarge:
+        raise
+    except (ValueError, TypeError, RuntimeError, OverflowError, ArithmeticError, KeyError) as error:
         raise ValueError(
-            f"{path.name} cannot be opened ({error.strerror}); check the folder, or choose another file"
+            f"{header.path.name} cannot be used: its config describes no model ({type(error).__name__}); download it again"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{foreign} (its header is no JSON); choose another, or download it again") from error
-    if not isinstance(entries, dict):
-        raise ValueError(f"{foreign} (its header is no JSON object); choose another, or download it again")
-    return entries
-
-
-def check_extent(path: Path, entries: dict) -> None:
-    """Raise a ValueError unless the file is as long as the entries of its header, less the metadata, say."""
-    try:
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path.name} is corrupt: a tensor has no place in it; download it again") from error
-    with path.open("rb") as file:
-        expected = 8 + int.from_bytes(file.read(8), "little") + end
-    size = path.stat().st_size
-    if size != expected:
-        state = "truncated" if size < expected else "longer than its header says"
-        raise ValueError(f"{path.name} is {state} ({size} bytes, expected {expected}); download it again")
+    finally:
+        hook.remove()

@@ -2,11 +2,13 @@
 
 from dataclasses import asdict, dataclass, fields
 
+from ..config_fields import check_fields, config_from
 from ..layers import GROUP_CHANNELS
 
 POSE_WIDTH = 6 + 2 + 1  # rotation, translation, log scale
 EXPRESSION_STRIDE = 2  # of the expression encoder's first layer
 NETS_OF_PICTURES = ("generator_channels", "discriminator_channels")  # a DSID can do without
+MOST = {"image_size": 4096, "expression_size": 4096, "identity_blocks": 64, "expression_blocks": 64, "pose_blocks": 64}
 START_SIZE = 4  # pixels: where the generator starts and the discriminator ends
 
 
@@ -39,13 +41,10 @@ class DSIDConfig:
     discriminator_channels: tuple[int, ...]
 
     def __post_init__(self):
+        check_fields(self, most=MOST)
         for field in fields(self):
-            if field.type is int:
-                _require_count(field.name, getattr(self, field.name))
-            elif field.type is not str:
-                object.__setattr__(
-                    self, field.name, _channels(field.name, getattr(self, field.name), field.name in NETS_OF_PICTURES)
-                )
+            if field.name.endswith("_channels"):
+                _require_groups(field.name, getattr(self, field.name))
         whole, aligned = ("image_size", self.stem_stride), ("expression_size", EXPRESSION_STRIDE)
         for trunk, begin in (("identity", whole), ("pose", whole), ("expression", aligned)):
             self._require_divisible(f"{trunk}_channels", *begin)
@@ -77,25 +76,12 @@ class DSIDConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "DSIDConfig":
         """Raises ValueError for missing, unknown or unusable entries."""
-        expected, found = {field.name for field in fields(cls)}, set(values)
-        if expected != found:
-            raise ValueError(
-                f"not a usable DSID config: missing {sorted(expected - found) or 'nothing'}, "
-                f"unknown {sorted(found - expected) or 'nothing'}"
-            )
-        return cls(**values)
+        return config_from(cls, values, "DSID")
 
 
-def _require_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-
-
-def _channels(name: str, values, may_be_empty: bool) -> tuple[int, ...]:
-    usable = isinstance(values, (list, tuple)) and (len(values) > 0 or may_be_empty)
-    if not usable or any(not isinstance(c, int) or c < 1 or c % GROUP_CHANNELS for c in values):
-        raise ValueError(f"{name} is {values!r}; it must list positive multiples of {GROUP_CHANNELS}")
-    return tuple(values)
+def _require_groups(name: str, channels: tuple[int, ...]) -> None:
+    if not (channels or name in NETS_OF_PICTURES) or any(count % GROUP_CHANNELS for count in channels):
+        raise ValueError(f"{name} is {channels}; it must list positive multiples of {GROUP_CHANNELS}")
 
 
 CONFIGS = {

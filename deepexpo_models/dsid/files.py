@@ -1,5 +1,6 @@
 """DSID weight files and saved codes (see ..weights for the format)."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,13 +35,15 @@ def save_dsid(path: Path, model: DSID, encoder: EncoderId | None = None) -> Enco
         name=encoder.name,
         config=model.config.to_dict(),
         encoder_sha256=encoder.sha256,
+        trained_on=", ".join(model.trained_on),
         **described,
     )
     return encoder
 
 
 def load_dsid(path: Path, operations=nn) -> DSID:
-    """Read a DSID onto the CPU in its stored dtypes; its `encoder` attribute tells whose codes it makes.
+    """Read a DSID onto the CPU in its stored dtypes; its `encoder` attribute tells whose codes it makes, `trained_on` from
+    which kinds of pictures it learned.
 
     Raises ValueError, in one sentence, for any other or damaged file.
     """
@@ -55,6 +58,7 @@ def load_dsid(path: Path, operations=nn) -> DSID:
     model = build_module(lambda layers: DSID(config, layers), operations, replace(header, shapes=shapes), own)
     model.readout = readout
     model.encoder = EncoderId(header.name, _encoder_sha256(header))
+    model.trained_on = header.trained_on
     return model
 
 
@@ -91,10 +95,12 @@ def _code(header: Header, make):
         return make(EncoderId(header.name, _encoder_sha256(header)))
     except KeyError as error:
         raise ValueError(f"{header.path.name} is corrupt: it has no {error}; save the code again") from error
+    except ValueError as error:
+        raise ValueError(f"{header.path.name} cannot be used: {error}; save the code again") from error
 
 
 def _encoder_sha256(header: Header) -> str:
-    try:
-        return header.metadata["encoder_sha256"]
-    except KeyError as error:
-        raise ValueError(f"{header.path.name} is corrupt: its metadata have no {error}; save or download it again") from error
+    sha256 = header.metadata.get("encoder_sha256", "")
+    if not re.fullmatch(r"[0-9a-f]{1,64}", sha256):
+        raise ValueError(f"{header.path.name} is corrupt: it does not say which encoder made it; save or download it again")
+    return sha256

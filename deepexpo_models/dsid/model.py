@@ -14,6 +14,8 @@ class DSID(nn.Module):
     operations: the namespace that Linear, Conv2d and GroupNorm come from (torch.nn, or ComfyUI's casting layers).
     """
 
+    trained_on: tuple[str, ...] = ()  # of weights.TRAINED_ON; kept in the file's metadata
+
     def __init__(self, config: DSIDConfig, operations=nn):
         super().__init__()
         self.config = config

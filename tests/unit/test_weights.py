@@ -113,7 +113,7 @@ def test_garbled_config(file):
 
 def test_failed_save_keeps_the_old_file_and_leaves_nothing(file, monkeypatch):
     before = file.read_bytes()
-    monkeypatch.setattr("deepexpo_models.weights.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("deepexpo_models.whole_files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError):
         save_tensors(file, "dsid", {"a": torch.zeros(1)}, name="new", config={})
     assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
