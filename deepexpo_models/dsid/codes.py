@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config_fields import check_fields
 from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
@@ -21,6 +22,9 @@ class EncoderId:
 
     name: str
     sha256: str
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __str__(self):
         if self == public_encoder(self.name):

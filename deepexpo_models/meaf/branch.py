@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..config_fields import check_fields
 from .fusion import resize_mask
 from .sites import UNetShape, unet_sites
 from .unet_copy import Fuse, UNetCopy
@@ -38,7 +39,7 @@ class BranchConfig:
     light_too: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "heads", tuple(self.heads))
+        check_fields(self, zero=("vector_width",), most={"text_tokens": 4096})
         if self.size not in COPIED:
             raise ValueError(f"unknown size {self.size!r} of a branch; known: {', '.join(COPIED)}")
 

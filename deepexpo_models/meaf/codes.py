@@ -12,6 +12,7 @@ MISSING = {  # field -> how a code gets it
     "picture": "connect a CLIP Vision model (ViT-H) to Encode Identity",
     "blank": "connect a CLIP Vision model (ViT-H) to Encode Identity",
 }
+UNKNOWN_PART = "no node here makes it, update ComfyUI-DeepExPo"
 
 
 def stream_codes(config: MEAFConfig, identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
@@ -62,7 +63,7 @@ def _gather(config: MEAFConfig, name: str, what: str, fields: dict[str, Tensor])
     stream = config.streams[name]
     for field in stream.inputs:
         if field not in fields:
-            raise ValueError(f"MEAF {config.name!r} needs more of this {what}, its {field}: {MISSING[field]}")
+            raise ValueError(f"MEAF {config.name!r} needs more of this {what}, its {field}: {MISSING.get(field, UNKNOWN_PART)}")
     code = torch.cat([fields[field] for field in stream.inputs], dim=-1)
     if code.shape[-1] != stream.input_width:
         patches, width = stream.picture
@@ -79,5 +80,5 @@ def _require_encoder(config: MEAFConfig, stream: str, what: str, encoder: Encode
     if encoder.sha256 != expected.sha256:
         raise ValueError(
             f"the {what} was encoded by {encoder}, the {stream} stream of MEAF {config.name!r} was trained on {expected}; "
-            f"encode with the latter, or load the MEAF made for the former"
+            f"encode with {expected}, or load a MEAF made for {encoder}"
         )

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict, dataclass
 
+from ..config_fields import check_fields, config_from
 from ..dsid.codes import SEMANTIC_WIDTHS, EncoderId, public_encoder
 from ..dsid.config import DSIDConfig
 from .branch import BranchConfig
 from .fusion import FUSIONS
 from .projectors import StreamConfig
 from .sites import FAMILIES, UNetShape
+
+MOST_STREAMS = 16
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,19 @@ class MEAFConfig:
     branch: BranchConfig | None = None
 
     def __post_init__(self):
+        check_fields(self)
         if self.fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
-        if not self.streams:
-            raise ValueError("a MEAF needs at least one stream")
+        if not 0 < len(self.streams) <= MOST_STREAMS or not all(map(str.isidentifier, self.streams)):
+            raise ValueError(f"a MEAF needs 1 to {MOST_STREAMS} streams, their names of letters; got {len(self.streams)}")
+        if self.branch and [width % heads for width, heads in zip(self.unet.channels, self.branch.heads)] != [0] * self.levels:
+            raise ValueError(f"heads of a branch are {self.branch.heads}; they must divide the widths {self.unet.channels}")
         if self.base in FAMILIES and self.unet != FAMILIES[self.base]:
             raise ValueError(f"the U-Net shape given is not that of base family {self.base!r}; give it a base name of its own")
+
+    @property
+    def levels(self) -> int:
+        return len(self.unet.channels)
 
     @property
     def size(self) -> str:
@@ -52,19 +62,20 @@ class MEAFConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "MEAFConfig":
         """Raises ValueError for missing, unknown or unusable entries."""
-        try:
-            unet = {key: tuple(value) if isinstance(value, list) else value for key, value in values["unet"].items()}
-            return cls(
-                **{
-                    **values,
-                    "unet": UNetShape(**unet),
-                    "streams": {name: StreamConfig(**stream) for name, stream in values["streams"].items()},
-                    "encoder": EncoderId(**values["encoder"]),
-                    "branch": BranchConfig(**values["branch"]) if values.get("branch") else None,
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a usable MEAF config ({error})") from error
+        streams, branch = values.get("streams"), values.get("branch")
+        if not isinstance(streams, dict) or len(streams) > MOST_STREAMS:
+            raise ValueError("not a usable MEAF config: its streams are no JSON object of a few entries")
+        return config_from(
+            cls,
+            {
+                **values,
+                "unet": config_from(UNetShape, values.get("unet"), "U-Net"),
+                "streams": {name: config_from(StreamConfig, stream, "stream") for name, stream in streams.items()},
+                "encoder": config_from(EncoderId, values.get("encoder"), "encoder"),
+                "branch": config_from(BranchConfig, branch, "branch") if branch else None,
+            },
+            "MEAF",
+        )
 
 
 @dataclass(frozen=True)

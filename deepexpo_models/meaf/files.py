@@ -23,18 +23,24 @@ def save_meaf(path: Path, meaf: MEAF) -> None:
         base=config.base,
         encoder_name=config.encoder.name,
         encoder_sha256=config.encoder.sha256,
+        trained_on=", ".join(meaf.trained_on),
         **(face_metadata(imported[0]) if imported else {}),
     )
 
 
 def load_meaf(path: Path, operations=nn) -> MEAF:
-    """Read a MEAF onto the CPU in its stored dtypes. Raises ValueError, in one sentence, for any other or damaged file."""
+    """Read a MEAF onto the CPU in its stored dtypes; its `trained_on` tells from which kinds of pictures it learned.
+
+    Raises ValueError, in one sentence, for any other or damaged file.
+    """
     header, tensors = load_tensors(path, "meaf")
     try:
         config = MEAFConfig.from_dict(header.config)
     except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
-    return build_module(lambda layers: MEAF(config, layers), operations, header, tensors)
+    meaf = build_module(lambda layers: MEAF(config, layers), operations, header, tensors)
+    meaf.trained_on = header.trained_on
+    return meaf
 
 
 def face_metadata(stream: StreamConfig) -> dict[str, str]:

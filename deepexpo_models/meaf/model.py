@@ -59,6 +59,8 @@ class MEAF(nn.Module):
     operations: the namespace that Linear and LayerNorm come from (torch.nn, or ComfyUI's casting layers).
     """
 
+    trained_on: tuple[str, ...] = ()  # of weights.TRAINED_ON; kept in the file's metadata
+
     def __init__(self, config: MEAFConfig, operations=nn):
         super().__init__()
         self.config = config

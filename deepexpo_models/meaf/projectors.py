@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..config_fields import check_fields
+
+PERCEIVERS = {"resampler": "hidden_width", "plus": "token_width", "plusv2": "token_width"}  # projector -> what its heads divide
 WIDENING = 4  # of a perceiver's feed-forward layers
 
 
@@ -39,13 +42,23 @@ class StreamConfig:
     face_model: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "inputs", tuple(self.inputs))
-        object.__setattr__(self, "picture", tuple(self.picture))
+        check_fields(self, zero=("depth", "head_width", "picture"), most={"tokens": 4096, "depth": 64})
         if self.projector not in PROJECTORS:
             raise ValueError(f"unknown projector {self.projector!r}; known: {', '.join(PROJECTORS)}")
-        for field in ("input_width", "hidden_width", "tokens", "token_width"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} of a stream is {getattr(self, field)}; it must be at least 1")
+        if not self.inputs:
+            raise ValueError("inputs of a stream are empty; it must read at least one part of a code")
+        if self.projector in PERCEIVERS:
+            self._require_perceiver(PERCEIVERS[self.projector])
+
+    def _require_perceiver(self, width: str) -> None:
+        if not self.depth or not self.head_width or getattr(self, width) % self.head_width:
+            raise ValueError(
+                f"the projector {self.projector} has depth {self.depth} and head_width {self.head_width}; "
+                f"it needs at least one layer, and heads that divide its {width} of {getattr(self, width)}"
+            )
+        patches = self.picture[0] * self.picture[1]
+        if width == "token_width" and (not patches or self.input_width <= 2 * patches):
+            raise ValueError(f"the projector {self.projector} reads a face beside two pictures of {patches} numbers each")
 
 
 class Projector(nn.Module):

@@ -5,6 +5,8 @@ A base family is a row of FAMILIES. Hosts report the sites which the loaded mode
 
 from dataclasses import dataclass
 
+from ..config_fields import check_fields
+
 
 @dataclass(frozen=True)
 class UNetShape:
@@ -21,7 +23,8 @@ class UNetShape:
     context_width: int
 
     def __post_init__(self):
-        if len(self.channels) != len(self.depth):
+        check_fields(self, zero=("depth", "mid_depth"), most={"layers": 16, "depth": 64, "mid_depth": 64})
+        if len(self.channels) != len(self.depth) or not self.channels:
             raise ValueError(f"channels has {len(self.channels)} levels, depth has {len(self.depth)}; give one depth per level")
 
 

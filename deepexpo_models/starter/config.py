@@ -1,7 +1,8 @@
 """Sizes of the starter, in terms that diffusers and ComfyUI both understand."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
+from ..config_fields import check_fields, config_from
 from ..meaf.sites import UNetShape
 
 
@@ -30,8 +31,9 @@ class StarterConfig:
     merges: tuple[str, ...]
 
     def __post_init__(self):
-        for name in ("vae_channels", "unet_channels", "merges"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self, most={"image_size": 4096, "vae_layers": 16, "unet_layers": 16, "text_layers": 64, "tokens": 4096})
+        if any(len(merge.split(" ")) != 2 for merge in self.merges):
+            raise ValueError("merges must be pairs of pieces with a space between them")
         for width in (*self.vae_channels, *self.unet_channels):
             if width % 32:
                 raise ValueError(f"a width of {width} channels is no multiple of 32, the groups of its GroupNorm")
@@ -54,9 +56,7 @@ class StarterConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "StarterConfig":
         """Raises ValueError for missing, unknown or unusable entries."""
-        if set(values) != {field.name for field in fields(cls)}:
-            raise ValueError("not a usable starter config: its entries are not those of this version")
-        return cls(**values)
+        return config_from(cls, values, "starter")
 
 
 STARTER = StarterConfig(

@@ -22,7 +22,7 @@ def load_starter_tensors(path: Path) -> tuple[StarterConfig, dict[str, dict[str,
     header, tensors = load_tensors(path, FILE_KIND)
     try:
         config = StarterConfig.from_dict(header.config)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
     parts = {
         part: {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
