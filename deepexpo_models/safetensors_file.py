@@ -70,19 +70,27 @@ class SafetensorsFile:
 
 
 @contextmanager
-def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
-    """Open a file for reading and check its header against its size.
-
-    Raises ValueError, in one sentence, for a missing, truncated, oversized or corrupt file, for another format, and for what
-    is no ordinary file; never waits for one.
-    """
-    path = Path(path)
+def open_ordinary(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading. Raises ValueError, in one sentence, for one that is missing or refused and for what is no
+    ordinary file; never waits for one."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
-            yield _checked(path, file)
+            yield file
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ValueError(f"{path.name} cannot be opened ({reason}); check the folder, or choose another file") from error
+
+
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
+    """Open a file for reading and check its header against its size.
+
+    Raises ValueError, in one sentence, for everything `open_ordinary` refuses, for a truncated, oversized or corrupt file, and
+    for another format.
+    """
+    path = Path(path)
+    with open_ordinary(path) as file:
+        yield _checked(path, file)
 
 
 def parse_json(text: str):

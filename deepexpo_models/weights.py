@@ -152,9 +152,8 @@ def expect_kind(header: Header, kind: str) -> Header:
     """Return the header, or raise a ValueError that names the node which takes this file."""
     if header.kind != kind:
         belongs = f"it belongs into {KINDS[header.kind]}" if header.kind in KINDS else "no node takes it"
-        raise ValueError(
-            f"{header.path.name} holds {excerpt(header.kind)} data, expected {kind}: {belongs}; choose a {kind} file"
-        )
+        held = header.kind if header.kind in KINDS else excerpt(header.kind)
+        raise ValueError(f"{header.path.name} holds {held} data, expected {kind}: {belongs}; choose a {kind} file")
     return header
 
 

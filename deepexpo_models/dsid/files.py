@@ -51,6 +51,8 @@ def load_dsid(path: Path, operations=nn) -> DSID:
     try:
         config = DSIDConfig.from_dict(header.config)
         readout = ReadOut.from_file(tensors, header.metadata.get("readout", ""))
+        if readout is not None and readout.weight.shape[1] != config.expression_width:
+            raise ValueError(f"its read-outs are of {readout.weight.shape[1]} numbers, its codes of {config.expression_width}")
     except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from ..head import ARKIT52
+from ..safetensors_file import parse_json
 
 PREFIX = "readout."  # of the tensors in a file
 GAZE = ("gazeYaw", "gazePitch")  # degrees: to the picture's right, up
@@ -82,8 +84,10 @@ class ReadOut:
             return None
         try:
             factors = tuple(
-                Factor(str(name), str(unit), float(low), float(high)) for name, unit, low, high in json.loads(described)
+                Factor(str(name), str(unit), float(low), float(high)) for name, unit, low, high in parse_json(described)
             )
+            if len({factor.name for factor in factors}) != len(factors):
+                raise ValueError("a factor is named twice")
             return cls(factors, tensors[f"{PREFIX}weight"].float(), tensors[f"{PREFIX}bias"].float())
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"its read-outs are damaged ({error}); download it again") from error
+            raise ValueError(f"its read-outs are damaged ({first_line(error)}); download it again") from error

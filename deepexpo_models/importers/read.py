@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import first_line
-from ..weights import check_extent, read_json_header
+from ..safetensors_file import open_ordinary, open_safetensors
 from .archive import read_contents, read_tensors
 from .pickled import Stored
 
 PREFIXES = {"image_proj_model.": "image_proj.", "adapter_modules.": "ip_adapter."}  # of training dumps -> published
-ITEMSIZES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 MAX_RANK = 4  # of a published tensor it is 3
 
 
@@ -34,20 +30,15 @@ class PublicFile:
         """Name -> tensor on the CPU, in the stored dtypes. Raises ValueError, in one sentence, for a damaged file."""
         if self.stored is not None:
             return read_tensors(self.path, self.stored)
-        try:
-            return {published_name(name): tensor.clone() for name, tensor in load_file(self.path).items()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path.name} could not be read ({first_line(error)}); download it again") from error
+        with open_safetensors(self.path) as file:
+            return {published_name(name): tensor for name, tensor in file.tensors().items()}
 
 
 def open_public(path: Path) -> PublicFile:
     """Raises ValueError, in one sentence, for a file that is missing, truncated, oversized, corrupt, or no weights."""
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            archive = file.read(4) == b"PK\x03\x04"
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be opened ({error.strerror}); check the path") from error
+    with open_ordinary(path) as file:
+        archive = file.read(4) == b"PK\x03\x04"
     return _open_archive(path) if archive else _open_safetensors(path)
 
 
@@ -59,20 +50,13 @@ def published_name(name: str) -> str:
 
 
 def _open_safetensors(path: Path) -> PublicFile:
-    entries = read_json_header(path)
-    entries.pop("__metadata__", None)
-    check_extent(path, entries)
-    try:
-        shapes = {published_name(name): tuple(int(size) for size in entry["shape"]) for name, entry in entries.items()}
-        dtypes = {published_name(name): entry["dtype"] for name, entry in entries.items()}
-        others = set(dtypes.values()) - ITEMSIZES.keys()
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} is corrupt: a tensor has no shape or dtype; download it again") from error
+    with open_safetensors(path) as file:
+        entries = {published_name(name): entry for name, entry in file.entries.items()}
+    others = {str(entry.dtype) for entry in entries.values() if not entry.dtype.is_floating_point}
     if others:
-        raise ValueError(
-            f"{path.name} holds tensors of {', '.join(sorted(map(str, others)))}; choose the published file, of floats"
-        )
-    return PublicFile(path, _usable(path, shapes, {name: ITEMSIZES[dtype] for name, dtype in dtypes.items()}))
+        raise ValueError(f"{path.name} holds tensors of {', '.join(sorted(others))}; choose the published file, of floats")
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    return PublicFile(path, _usable(path, shapes, {name: entry.dtype.itemsize for name, entry in entries.items()}))
 
 
 def _open_archive(path: Path) -> PublicFile:

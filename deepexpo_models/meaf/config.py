@@ -36,6 +36,8 @@ class MEAFConfig:
             raise ValueError(f"unknown fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
         if not 0 < len(self.streams) <= MOST_STREAMS or not all(map(str.isidentifier, self.streams)):
             raise ValueError(f"a MEAF needs 1 to {MOST_STREAMS} streams, their names of letters; got {len(self.streams)}")
+        for stream in self.streams.values():
+            stream.require_buildable()
         if self.branch and [width % heads for width, heads in zip(self.unet.channels, self.branch.heads)] != [0] * self.levels:
             raise ValueError(f"heads of a branch are {self.branch.heads}; they must divide the widths {self.unet.channels}")
         if self.base in FAMILIES and self.unet != FAMILIES[self.base]:

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from ..config_fields import check_fields
 
-PERCEIVERS = {"resampler": "hidden_width", "plus": "token_width", "plusv2": "token_width"}  # projector -> what its heads divide
+HEADS_DIVIDE = {  # projector with perceiver layers -> the width that its heads share
+    "resampler": "hidden_width",
+    "patch_resampler": "hidden_width",
+    "plus": "token_width",
+    "plusv2": "token_width",
+}
+LOOKING = ("plus", "plusv2", "patch_resampler", "patch_mlp")  # projectors whose code ends in a picture and a blank one
 WIDENING = 4  # of a perceiver's feed-forward layers
 
 
@@ -47,18 +53,20 @@ class StreamConfig:
             raise ValueError(f"unknown projector {self.projector!r}; known: {', '.join(PROJECTORS)}")
         if not self.inputs:
             raise ValueError("inputs of a stream are empty; it must read at least one part of a code")
-        if self.projector in PERCEIVERS:
-            self._require_perceiver(PERCEIVERS[self.projector])
 
-    def _require_perceiver(self, width: str) -> None:
-        if not self.depth or not self.head_width or getattr(self, width) % self.head_width:
+    def require_buildable(self) -> None:
+        """Raise a ValueError that names the sizes which do not fit together."""
+        width, patches = HEADS_DIVIDE.get(self.projector), self.picture[0] * self.picture[1]
+        if width and (not self.depth or not self.head_width or getattr(self, width) % self.head_width):
             raise ValueError(
                 f"the projector {self.projector} has depth {self.depth} and head_width {self.head_width}; "
                 f"it needs at least one layer, and heads that divide its {width} of {getattr(self, width)}"
             )
-        patches = self.picture[0] * self.picture[1]
-        if width == "token_width" and (not patches or self.input_width <= 2 * patches):
-            raise ValueError(f"the projector {self.projector} reads a face beside two pictures of {patches} numbers each")
+        if self.projector in LOOKING and (not patches or self.input_width < 2 * patches):
+            raise ValueError(
+                f"the projector {self.projector} looks at two pictures of {self.picture} numbers each, "
+                f"which is more than its input_width of {self.input_width}"
+            )
 
 
 class Projector(nn.Module):
