@@ -400,7 +400,7 @@ def test_missing_and_extra_tensors_are_refused(tmp_path, faceid, capsys):
 
 
 def test_whole_numbers_are_no_weights(tmp_path, faceid, capsys):
-    assert "holds tensors of I64" in sentence(
+    assert "holds tensors of torch.int64" in sentence(
         written(tmp_path, {"model.weight": torch.zeros(3, dtype=torch.long)}), capsys=capsys
     )
 
