@@ -19,8 +19,9 @@ from tqdm import tqdm
 from ..faces.crop import SCALE, CropTransform, crop_face, points_in_crop
 from ..faces.detectors import Face
 from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
+from ..head import ARKIT52
 from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
-from .clips.labels import UNKNOWN
+from .clips.labels import PARTS, UNKNOWN
 from .clips.read import Unreadable
 from .synthetic import EXPRESSION
 
@@ -148,9 +149,11 @@ def _label(clip: Clip, number: int, found: np.ndarray | None, transform: CropTra
     told = clip.labels.get(number, UNKNOWN)
     points = points_in_crop(np.reshape(told[:10], (5, 2)) if found is None else found, transform)
     label = {"points": points.round(2).tolist(), "pose": list(told[10:13])}
-    expression = {factor.name: value for factor, value in zip(EXPRESSION, told[13:]) if np.isfinite(value)}
+    _, _, factors, units = np.split(np.asarray(told), np.cumsum(PARTS)[:-1])
+    named = {"blendshapes": zip(ARKIT52, units), "expression": zip((factor.name for factor in EXPRESSION), factors)}
+    named = {kind: {name: float(value) for name, value in pairs if np.isfinite(value)} for kind, pairs in named.items()}
     known = {name: values for name, values in label.items() if np.isfinite(values).all()}
-    return {**known, "expression": expression} if expression else known
+    return known | next(({kind: values} for kind, values in named.items() if values), {})
 
 
 def _floats(frame: np.ndarray) -> Tensor:

@@ -96,6 +96,8 @@ class StreamSettings:
             )
 
 
+PUBLIC_SEMANTICS = {"arkit52": 52}  # public encoders of expression and pose, and how many numbers their expression has
+
 # Pose and layout are decided at high noise, expression in the middle, identity to the very end.
 DEFAULT_SETTINGS = {
     "identity": StreamSettings(1.0, 0.0, 1.0),
@@ -107,31 +109,36 @@ DEFAULT_SETTINGS = {
 def default_config(
     name: str,
     base: str,
-    dsid: DSIDConfig,
+    dsid: DSIDConfig | None,
     encoder: EncoderId,
     unet: UNetShape | None = None,
     fusion: str = "tokens",
     expression_width: int = 512,
     pose_width: int = 256,
     branch: BranchConfig | None = None,
+    semantics: str = "",
 ) -> MEAFConfig:
     """The usual streams: identity in the text embedding's width, expression and rotation narrower. Only the rotation of the
     pose is fused: place and size of the face belong to the prompt.
 
     base: key of FAMILIES, or a name of its own together with `unet`; *_width: of the tokens of a stream. The printed
-    formula, fusion "paper", knows one token a stream. branch: of the sizes control and full.
+    formula, fusion "paper", knows one token a stream. branch: of the sizes control and full. semantics: key of
+    PUBLIC_SEMANTICS whose codes expression and pose read, "" for the DSID's own; dsid: None where there is none, then
+    identity has no stream.
     """
     if unet is None and base not in FAMILIES:
         raise ValueError(f"unknown base family {base!r}; known: {', '.join(FAMILIES)}")
     unet = unet or FAMILIES[base]
     counts = (4, 8, 4) if fusion == "tokens" else (1, 1, 1)
+    width = PUBLIC_SEMANTICS[semantics] if semantics else dsid.expression_width
     rows = {
-        "identity": ("identity", dsid.identity_width, 2 * dsid.identity_width, unet.context_width),
-        "expression": ("expression", dsid.expression_width, 4 * dsid.expression_width, expression_width),
+        "identity": ("identity", dsid.identity_width, 2 * dsid.identity_width, unet.context_width) if dsid else None,
+        "expression": ("expression", width, 4 * width, expression_width),
         "pose": ("rotation", SEMANTIC_WIDTHS["rotation"], 256, pose_width),
     }
     streams = {
-        name: StreamConfig((field,), width, hidden, count, token_width)
-        for (name, (field, width, hidden, token_width)), count in zip(rows.items(), counts)
+        name: StreamConfig((row[0],), *row[1:3], count, row[3], face_model="" if name == "identity" else semantics)
+        for (name, row), count in zip(rows.items(), counts)
+        if row
     }
     return MEAFConfig(name=name, base=base, unet=unet, fusion=fusion, streams=streams, encoder=encoder, branch=branch)

@@ -1,7 +1,8 @@
 """Train a MEAF: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --clips FOLDER
 
 or --synthetic FACES, where every sample has a true picture: expression and pose come from other people. The base stays
-frozen.
+frozen. With --semantics arkit52 expression and pose are ARKit's numbers and the head's rotation, as a landmarker or a renderer
+tells them: no DSID is needed.
 """
 
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from ..dsid import DSID, load_dsid
+from ..dsid import DSID, load_dsid, public_encoder
 from ..dsid.losses import Perceptual
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
 from ..image import resize
 from ..meaf import MEAF, MEAFConfig, default_config, load_meaf, save_meaf
 from ..meaf.branch import COPIED, PREFIX
+from ..meaf.config import PUBLIC_SEMANTICS
 from ..meaf.diffusers_host import AttachedMEAF, branch_config
 from ..meaf.fusion import FUSIONS
 from ..pipeline.base import Base, load_base
@@ -27,6 +29,7 @@ from .engine.sharding import parameters_named, state_of
 from .meaf.batches import DrawnTargets, MEAFBatch
 from .meaf.clips import CaptionedFaces
 from .meaf.diffusion_loss import min_snr_weights, sample_times
+from .meaf.heads import HeadTargets
 from .meaf.lora import attach_lora, release_lora, without_lora
 
 SIZES = ("light", *COPIED)
@@ -38,11 +41,14 @@ class MEAFSettings(RunSettings):
     """Training of MEAF."""
 
     lr: float = option(1e-3, "learning rate after the warm-up")
-    dsid: str = option(help="DSID file whose codes it shall read", fixed=True)
+    dsid: str = option("", "DSID file whose codes it shall read; with --semantics arkit52 for the identity alone", fixed=True)
+    semantics: str = option("dsid", "what expression and pose are: the DSID's codes, or ARKit's 52 numbers and the head's "
+                            "rotation as labels tell them", choices=("dsid", *PUBLIC_SEMANTICS), fixed=True)  # fmt: skip
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
     base_config: str = option("", "diffusers folder of the family, for the settings and tokenizer of a checkpoint file")
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
-    cache: str = option("", "drawn faces: folder for their codes and latents, which runs may share; else the run's own")
+    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate); with --semantics arkit52")
+    cache: str = option("", "drawn, rendered faces: folder of codes and latents, which runs may share; else the run's own")
     clips: str = option("", "folder of face crops of clips (deepexpo_models.data.prepare) with captions beside them")
     stills: str = option("", "folder of single face crops with captions, mixed in")
     stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
@@ -78,14 +84,30 @@ class MEAFSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if bool(self.synthetic) == bool(self.clips or self.stills):
-            raise ValueError("give either --synthetic or --clips and --stills, the faces to train on")
+        if [bool(self.synthetic), bool(self.clips or self.stills), bool(self.heads)].count(True) != 1:
+            raise ValueError("give one of --synthetic, --heads, or --clips and --stills: the faces to train on")
+        self._check_semantics()
         if self.lora_rank < 0 or not self.lora_share > 0:
             raise ValueError(f"lora_rank is {self.lora_rank}, lora_share {self.lora_share}; give 0 or more, and above 0")
         if self.freeze and not self.init:
             raise ValueError("--freeze keeps streams of --init, which is not given")
         if self.light_too and self.size == "light":
             raise ValueError("--light-too is for a copy; give --size control or full with it")
+
+    @property
+    def public(self) -> str:
+        """Key of PUBLIC_SEMANTICS, "" where expression and pose are the DSID's codes."""
+        return "" if self.semantics == "dsid" else self.semantics
+
+    def _check_semantics(self) -> None:
+        if not self.public and not self.dsid:
+            raise ValueError("dsid is empty; name the DSID whose codes the MEAF shall read, or give --semantics arkit52")
+        if self.public and self.synthetic:
+            raise ValueError("drawn faces have no ARKit numbers; give --heads, or --clips with labels")
+        if self.heads and not self.public:
+            raise ValueError("rendered heads are labelled by ARKit's numbers; give --semantics arkit52 with --heads")
+        if self.public and self.image_rows:
+            raise ValueError("picture losses read the DSID's expression codes; leave --image-rows out with --semantics arkit52")
 
 
 @dataclass
@@ -106,9 +128,10 @@ class Parts:
 
 def make_parts(settings: MEAFSettings, engine: Engine) -> Parts:
     """Everything on the engine's device, ready for `engine.prepare`."""
-    dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False)
+    dsid = load_dsid(Path(settings.dsid)).float().eval().requires_grad_(False) if settings.dsid else None
     base = load_base(settings.base, engine.device, config=settings.base_config)
-    dsid.to(engine.device)
+    if dsid:
+        dsid.to(engine.device)
     data = _data(settings, dsid, base, engine)
     meaf = _meaf(settings, dsid, base)
     if settings.checkpointing:
@@ -157,15 +180,17 @@ def train(settings: MEAFSettings) -> Path | None:
 
 
 class MEAFStep(nn.Module):
-    """forward(batch, generator) -> named loss terms. Only MEAF's weights learn; a stream that reads another encoder's codes
-    than the DSID's rests."""
+    """forward(batch, generator) -> named loss terms. Only MEAF's weights learn; a stream that reads codes which the data do not
+    have rests."""
 
-    def __init__(self, meaf: MEAF, base: Base, dsid: DSID, settings: MEAFSettings):
+    def __init__(self, meaf: MEAF, base: Base, dsid: DSID | None, settings: MEAFSettings):
         super().__init__()
         self.meaf, self.settings = meaf, settings
         self._frozen = (base, dsid)  # in a tuple: no part of this module's parameters
         self.attached = AttachedMEAF(base.unet, meaf)  # for good: checkpointing runs layers again in the backward pass
-        self.streams = {name: stream for name, stream in meaf.config.streams.items() if not stream.face_model}
+        self.streams = {
+            name: stream for name, stream in meaf.config.streams.items() if stream.face_model in ("", settings.public)
+        }
         self.perceptual = (Perceptual(settings.vgg),) if settings.vgg else ()
         self.snr_weights = min_snr_weights(base.schedule.alphas_cumprod, base.prediction, settings.snr_gamma)
 
@@ -205,8 +230,9 @@ class MEAFStep(nn.Module):
         tokens = {}
         for name, stream in self.streams.items():
             code = torch.cat([batch.codes[field] for field in stream.inputs], dim=-1).to(device)
-            there = kept[name].to(device)[:, None, None]
-            tokens[name] = torch.where(there, self.meaf.tokens(name, code), self.meaf.null_tokens(name, code))
+            there = kept[name].to(device) & code.isfinite().all(1)  # NaN: no label tells it
+            code = code.nan_to_num()
+            tokens[name] = torch.where(there[:, None, None], self.meaf.tokens(name, code), self.meaf.null_tokens(name, code))
         return tokens
 
     def _picture_terms(self, batch: MEAFBatch, clean: Tensor, times: Tensor, rows: Tensor) -> dict[str, Tensor]:
@@ -261,21 +287,25 @@ def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
     return getattr(settings, f"w_{name}", 1.0)
 
 
-def _data(settings: MEAFSettings, dsid: DSID, base: Base, engine: Engine):
+def _data(settings: MEAFSettings, dsid: DSID | None, base: Base, engine: Engine):
+    cache = Path(settings.cache or settings.out)
     if settings.synthetic:
-        return DrawnTargets(settings.synthetic, Path(settings.cache or settings.out), dsid, base, engine.say)
+        return DrawnTargets(settings.synthetic, cache, dsid, base, engine.say)
+    if settings.heads:
+        return HeadTargets(settings.heads, cache, dsid, base, engine.say)
     return CaptionedFaces(settings, dsid, base, engine.say)
 
 
-def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
+def _meaf(settings: MEAFSettings, dsid: DSID | None, base: Base) -> MEAF:
     widths = {"expression_width": settings.expression_width, "pose_width": settings.pose_width}
     empty = base.text([""])
     text = empty["encoder_hidden_states"][0]
     branch = None
     if settings.size != "light":
         branch = branch_config(base.unet, settings.size, len(text), settings.light_too)
-    facts = settings.name, base.family, dsid.config, dsid.encoder, base.shape, settings.fusion
-    fresh = default_config(*facts, **widths, branch=branch)
+    encoder = dsid.encoder if dsid else public_encoder(settings.public)
+    facts = settings.name, base.family, dsid.config if dsid else None, encoder, base.shape, settings.fusion
+    fresh = default_config(*facts, **widths, branch=branch, semantics=settings.public)
     given = load_meaf(Path(settings.init)).float().requires_grad_(True) if settings.init else None
     meaf = _completed(given, fresh, settings) if given else MEAF(fresh)
     if meaf.branch and not (given and given.branch):
@@ -288,10 +318,10 @@ def _meaf(settings: MEAFSettings, dsid: DSID, base: Base) -> MEAF:
             raise ValueError(f"{settings.init} has no stream {name!r} to freeze; it has {', '.join(meaf.streams)}")
         meaf.streams[name].requires_grad_(False)
     for name, stream in meaf.config.streams.items():
-        if stream.face_model and name not in settings.freeze:
+        if stream.face_model not in ("", settings.public) and name not in settings.freeze:
             raise ValueError(
                 f"the {name} stream of {settings.init} reads the codes of {meaf.config.encoder_of(name)}, "
-                f"which a DSID does not make; keep it as it is with --freeze {name}"
+                f"which these data do not have; keep it as it is with --freeze {name}"
             )
     return meaf
 

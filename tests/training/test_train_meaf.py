@@ -1,6 +1,7 @@
 """MEAF's trainer on tiny real parts: a tiny base, a tiny DSID, one small shard."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from PIL import Image
 import public_adapters as published
 from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
 from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
+from deepexpo_models.dsid.rotation import FRONTAL, matrix_to_euler, rotation_to_matrix
 from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, save_judge
+from deepexpo_models.head import ARKIT52
 from deepexpo_models.importers import KINDS, PublicFile, convert, recognise
 from deepexpo_models.importers.sites import cross_attentions
 from deepexpo_models.meaf import load_meaf, save_meaf, stream_codes, unet_sites
@@ -22,6 +25,7 @@ from deepexpo_models.training import ablation, compare_meaf
 from deepexpo_models.training.meaf.batches import read_codes
 from deepexpo_models.training.meaf.clips import CaptionedFaces
 from deepexpo_models.training.train_meaf import SIZES, MEAFSettings, drops, train
+from fake_heads import write_fake_heads
 
 STEPS = 3
 
@@ -122,7 +126,7 @@ def test_semantic_streams_are_trained_beside_an_imported_identity(parts, importe
 
 
 def test_an_imported_stream_must_be_frozen(parts, imported, tmp_path):
-    with pytest.raises(ValueError, match=r"public encoder 'buffalo_l', which a DSID does not make; .* --freeze identity"):
+    with pytest.raises(ValueError, match=r"public encoder 'buffalo_l', which these data do not have; .* --freeze identity"):
         train(settings(parts, tmp_path, init=str(imported)))
 
 
@@ -251,6 +255,65 @@ def test_captioned_clips_and_stills(parts, photos, tmp_path):
     own = read_codes(dsid, batch.images, batch.images)["rotation"]
     follows = (own - batch.codes["rotation"]).abs().amax(1) < 1e-5
     assert follows[batch.has_target].all() and not follows.all(), "where there is a target, expression and pose are its own"
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    return write_fake_heads(tmp_path_factory.mktemp("heads"))
+
+
+@pytest.mark.parametrize("with_identity", [True, False], ids=["identity by a DSID", "no DSID"])
+def test_semantics_by_arkits_numbers_on_rendered_heads(parts, heads, tmp_path, with_identity):
+    """Expression and pose read the public code arkit52, which the nodes make of landmarks; resumed, they go on alike."""
+    how = {"synthetic": "", "heads": str(heads), "semantics": "arkit52", "save_every": 2, "log_every": 1}
+    how |= {} if with_identity else {"dsid": ""}
+    path = train(settings(parts, tmp_path, **how))
+    config, straight = load_meaf(path).config, weights(path)
+    read = {name: stream.face_model for name, stream in config.streams.items()}
+    assert read == {**({"identity": ""} if with_identity else {}), "expression": "arkit52", "pose": "arkit52"}
+    for name in read:
+        gates = [value for key, value in straight.items() if key.startswith(f"streams.{name}.") and key.endswith("gate")]
+        assert gates and all(gate.abs().max() > 0 for gate in gates), name
+    frontal, place = torch.tensor([FRONTAL] * 2), (torch.zeros(2, 2), torch.zeros(2, 1))
+    codes = stream_codes(config, None, Semantics(torch.rand(2, 52), frontal, *place, public_encoder("arkit52")))
+    assert codes["expression"].shape == (2, 52) and codes["pose"].shape == (2, 6)
+    path.unlink()
+    (tmp_path / "states" / f"state-{STEPS:08d}").rename(tmp_path / "put-away")
+    again = weights(train(settings(parts, tmp_path, **how)))
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+def test_semantics_by_labels_of_clips(parts, photos, tmp_path):
+    """Frames with blendshapes and a pose teach the streams; where a label is missing they rest."""
+    real = {"synthetic": "", "dsid": "", "semantics": "arkit52", "clips": str(tmp_path / "clips")}
+    shutil.copytree(photos / "clips", tmp_path / "clips")
+    with pytest.raises(ValueError, match="none of the clips and pictures has blendshapes beside it"):
+        train(settings(parts, tmp_path / "without", **real))
+    label = {"pose": [10.0, 0.0, 0.0], "blendshapes": dict.fromkeys(ARKIT52, 0.25)}
+    (tmp_path / "clips/p4#film/labels.json").write_text(json.dumps({"frames": {0: label}}))
+    asked = settings(parts, tmp_path / "out", **real)
+    faces = CaptionedFaces(asked, None, load_base(asked.base, torch.device("cpu")), say=lambda text: None)
+    codes = faces.encoded(faces.sample(16, torch.Generator().manual_seed(0))).codes
+    known = codes["expression"].isfinite().all(1)
+    assert 0 < known.sum() < 16 and (codes["expression"][known] == 0.25).all()
+    assert (matrix_to_euler(rotation_to_matrix(codes["rotation"][known]))[:, 0] - 10).abs().max() < 1e-3
+    assert not codes["rotation"][~known].isfinite().any()
+    assert load_meaf(train(asked)).config.streams.keys() == {"expression", "pose"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dsid": ""}, "name the DSID whose codes"),
+        ({"semantics": "arkit52"}, "drawn faces have no ARKit numbers"),
+        ({"synthetic": "", "heads": "heads"}, "give --semantics arkit52 with --heads"),
+        ({"synthetic": "", "heads": "heads", "semantics": "arkit52", "image_rows": 2}, "leave --image-rows out"),
+        ({"heads": "heads"}, "give one of --synthetic, --heads, or --clips and --stills"),
+    ],
+)
+def test_semantics_that_the_data_cannot_have_are_refused(parts, tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        settings(parts, tmp_path, **changes)
 
 
 def test_faces_without_any_caption_are_refused(parts, photos, tmp_path):

@@ -200,10 +200,10 @@ def test_labels_reach_their_frame_and_no_other(tmp_path, kind):
     label_file(tmp_path / ("clip/labels.json" if kind == "inside" else "clip.json"), points, pose, number=2)
     clip = index_clips(tmp_path).clips[0]
     store = FrameStore([clip], 32)
-    _, found, euler, _ = store.frame(clip, 2)
+    _, found, euler, *_ = store.frame(clip, 2)
     torch.testing.assert_close(found, (torch.tensor(points) - torch.tensor([8.0, 0.0])) / 48 * 2 - 1)
     assert euler.tolist() == pose
-    _, found, euler, _ = store.frame(clip, 1)
+    _, found, euler, *_ = store.frame(clip, 1)
     assert found.isnan().all() and euler.isnan().all()
 
 
@@ -211,7 +211,7 @@ def test_half_a_label_is_half_known(tmp_path):
     write_frames(tmp_path / "clip", 3)
     (tmp_path / "clip.json").write_text(json.dumps({"fps": 50, "frames": {"0": {"pose": [1, 2, 3]}}}))
     clip = index_clips(tmp_path).clips[0]
-    _, points, euler, _ = FrameStore([clip], 32).frame(clip, 0)
+    _, points, euler, *_ = FrameStore([clip], 32).frame(clip, 0)
     assert points.isnan().all() and euler.tolist() == [1, 2, 3] and clip.fps == 50
 
 
@@ -415,7 +415,7 @@ def test_crops_keep_people_labels_and_order(tmp_path):
     pictures = torch.stack([store.frame(clips["ann"], number)[0] for number in range(6)])
     assert pictures.shape == (6, 3, 32, 32) and (number_of(pictures) - torch.arange(6)).abs().max() <= 1
     assert pictures[:, 0].mean((1, 2)).diff().min() > 0
-    _, points, euler, _ = store.frame(clips["id7"], 1)
+    _, points, euler, *_ = store.frame(clips["id7"], 1)
     assert points.abs().max() < 1e-3 and euler.tolist() == [4, 5, 6], "the middle stays the middle"
 
 
@@ -479,7 +479,7 @@ def test_one_crop_serves_a_head_that_stays(tmp_path, square_detector):
     light = centre_of_light(tmp_path / "out" / "a")
     assert len(light) == 40 and np.abs(light - light[0]).max() < 0.1 and np.abs(light - 18).max() < 4
     clip = index_clips(tmp_path / "out").clips[0]
-    _, points, _, _ = FrameStore([clip], 36).frame(clip, 0)
+    _, points, *_ = FrameStore([clip], 36).frame(clip, 0)
     assert np.abs((points.numpy()[0] + 1) * 18 - light[0]).max() < 4
     assert FrameStore([clip], 36).frame(clip, 1)[1].isnan().all(), "seen by no detector"
 

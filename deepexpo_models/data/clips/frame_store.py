@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ...image import bytes_to_model
 from .index import SHORTEST, Clip, read_frames
-from .labels import UNKNOWN, points_in_square
+from .labels import PARTS, UNKNOWN, points_in_square
 from .read import Unreadable, read_picture, square_frame
 
 LONGEST = 3000  # frames of a video kept in memory; of longer ones every second, third ... is
@@ -22,9 +22,9 @@ TRIES = 8  # other frames tried for a row before a training stops
 @dataclass(frozen=True)
 class FrameBatch:
     """first, second (B, 3, S, S) in [-1, 1]: two frames of one clip, or two stills of one person; person (B,): equal numbers
-    are one person. points (B, 5, 2) in crop coordinates and euler (B, 3), yaw, pitch, roll in degrees, are NaN where
-    unknown. second_expression (B, 11): expression factors, NaN where unknown. still (B,) bool: the person has one picture
-    only, first is second. second_caption: B sentences, "" where nothing is told.
+    are one person. points (B, 5, 2) in crop coordinates and euler (B, 3), yaw, pitch, roll in degrees, are NaN where unknown.
+    second_expression (B, 11): expression factors, second_units (B, 52): ARKit's numbers, NaN where unknown. still (B,) bool:
+    the person has one picture only, first is second. second_caption: B sentences, "" where nothing is told.
     """
 
     first: Tensor
@@ -34,6 +34,7 @@ class FrameBatch:
     second_points: Tensor
     second_euler: Tensor
     second_expression: Tensor
+    second_units: Tensor
     still: Tensor
     second_caption: list[str]
 
@@ -94,9 +95,9 @@ class FrameStore:
         *columns, captions = zip(*rows)
         return FrameBatch(*map(torch.stack, columns), list(captions))
 
-    def frame(self, clip: Clip, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,), expression factors (11,). Raises
-        Unreadable.
+    def frame(self, clip: Clip, index: int) -> tuple[Tensor, ...]:
+        """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,), expression factors (11,), ARKit's
+        numbers (52,). Raises Unreadable.
         """
         if clip.frames:
             picture = read_picture(clip.frames[index])
@@ -104,8 +105,8 @@ class FrameStore:
         else:
             film = self._film(clip)
             pixels, number, shape = film.frames[index], film.numbers[index], film.shape
-        points, euler, expression = torch.tensor(clip.labels.get(number, UNKNOWN), dtype=torch.float32).split([10, 3, 11])
-        return bytes_to_model(pixels), points_in_square(points.unflatten(0, (5, 2)), *shape), euler, expression
+        points, *known = torch.tensor(clip.labels.get(number, UNKNOWN), dtype=torch.float32).split(PARTS)
+        return bytes_to_model(pixels), points_in_square(points.unflatten(0, (5, 2)), *shape), *known
 
     def _kinds(self, count: int, generator: Generator, stills_share: float) -> list[bool]:
         draws = torch.rand(count, generator=generator)
@@ -132,9 +133,9 @@ class FrameStore:
             first, second = order[0], order[-1]
         else:
             first, second = _draw_pair(count, max(1, round(gap_seconds * fps)), far, consecutive, generator)
-        (a, a_points, _, _), (b, b_points, euler, expression) = self.frame(clip, first), self.frame(clip, second)
+        (a, a_points, *_), (b, b_points, *labels) = self.frame(clip, first), self.frame(clip, second)
         person, still = torch.tensor(self._people[_key(clip)]), torch.tensor(first == second)
-        return a, b, person, a_points, b_points, euler, expression, still, clip.caption(second)
+        return a, b, person, a_points, b_points, *labels, still, clip.caption(second)
 
     def _extent(self, clip: Clip) -> tuple[int, float]:
         """Frames that can be asked for, and frames a second among them."""

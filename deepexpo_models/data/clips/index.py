@@ -24,8 +24,7 @@ LABELS, CAPTION = "labels.json", "caption.txt"
 @dataclass(frozen=True, eq=False)
 class Clip:
     """path: a video, or the folder of `frames`; count: frames, as far as is known before they are read. labels: frame ->
-    24 numbers, five points x, y in pixels of the frame, yaw, pitch, roll in degrees, the expression factors of drawn faces;
-    NaN where unknown. captions: one for all frames, or one for each; empty where nothing is told.
+    the numbers of `labels.PARTS`. captions: one for all frames, or one for each; empty where nothing is told.
     """
 
     path: Path

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from ...errors import first_line
+from ...head import ARKIT52
 from ..synthetic import EXPRESSION
 from .blendshapes import expression_factors
 
-UNKNOWN = (math.nan,) * (10 + 3 + len(EXPRESSION))  # a label of which nothing is known
+# A label: five points x, y in pixels of the frame; yaw, pitch, roll in degrees; expression factors of drawn faces; ARKit's
+# numbers in [0, 1], in ARKIT52's order. NaN where unknown.
+PARTS = (10, 3, len(EXPRESSION), len(ARKIT52))
+UNKNOWN = (math.nan,) * sum(PARTS)
 
 
 def points_in_square(points: Tensor, height: int, width: int) -> Tensor:
@@ -51,7 +55,8 @@ def _label(entry: dict) -> tuple[float, ...]:
     pose = np.asarray(entry.get("pose") or np.full(3, np.nan), dtype=float)
     if points.shape != (5, 2) or pose.shape != (3,):
         raise ValueError(f"points must be 5 x 2 numbers and pose 3, got {points.shape} and {pose.shape}")
-    return (*points.flatten().tolist(), *pose.tolist(), *_expression(entry))
+    units = (float((entry.get("blendshapes") or {}).get(name, math.nan)) for name in ARKIT52)
+    return (*points.flatten().tolist(), *pose.tolist(), *_expression(entry), *units)
 
 
 def _expression(entry: dict) -> tuple[float, ...]:

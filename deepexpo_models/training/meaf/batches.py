@@ -53,7 +53,7 @@ class DrawnTargets:
             f"codes-{dsid.encoder.sha256[:12]}": _all_codes(dsid),
             f"latents-{base.vae_id}": lambda images: base.encode(images).flatten(1),
         }
-        self.codes, self.latents = (_cached(cache, name, self.store, say, device, encode) for name, encode in encoders.items())
+        self.codes, self.latents = (cached(cache, name, self.store, say, device, encode) for name, encode in encoders.items())
         self._widths = (dsid.config.identity_width, dsid.config.expression_width, 6, 2, 1)
 
     def sample(self, count: int, generator: Generator) -> MEAFBatch:
@@ -105,8 +105,8 @@ def _all_codes(dsid: DSID):
     return encode
 
 
-def _cached(folder: Path, name: str, store: ShardStore, say, device: torch.device, encode) -> np.ndarray:
-    """(N, width) of all pictures in the store, computed once: folder/<name>-<N>.npy."""
+def cached(folder: Path, name: str, store, say, device: torch.device, encode) -> np.ndarray:
+    """(N, width) of all pictures in the store (len, `images(rows)`), computed once: folder/<name>-<N>.npy."""
     path = folder / f"{name}-{len(store)}.npy"
     if not path.exists():
         say(f"encoding {len(store)} pictures: {name}")
@@ -114,6 +114,6 @@ def _cached(folder: Path, name: str, store: ShardStore, say, device: torch.devic
         folder.mkdir(parents=True, exist_ok=True)
         kept = np.concatenate(parts)
         partial = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, kept.astype(np.float16) if name.startswith("latents") else kept)
+        np.save(partial, kept.astype(np.float16) if "latents" in name else kept)
         partial.replace(path)
     return np.load(path, mmap_mode="r")
