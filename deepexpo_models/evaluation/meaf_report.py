@@ -1,17 +1,15 @@
 """What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..data.synthetic import COLUMN, CONTEXT, EXPRESSION, Scene, context_caption, render, sample_scenes
 from ..data.synthetic.captions import EXPRESSION_WORDS, WORN
-from ..dsid import DSID
-from ..meaf import DEFAULT_SETTINGS, MEAF
-from ..meaf.diffusers_host import AttachedMEAF
-from ..starter.diffusers_host import StarterParts, decode, encode_prompts, sample
+from ..dsid import Identity, Semantics
+from ..pipeline.generate import Pipeline, settings_of
 from .judges.drawn import Judge, Judgement, judged
 from .metrics import (
     agreement,
@@ -37,8 +35,8 @@ SKINS = {"light": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "dark": (2 / 3, 1.01)}
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked for, row by row: person (identity), reference (expression, pose), caption and its context, seed."""
+class Request:
+    """What is requested, row by row: person (identity), reference (expression, pose), caption and its context, seed."""
 
     person: Scene
     expression: Scene
@@ -51,7 +49,7 @@ class Order:
         return len(self.person)
 
 
-def make_order(count: int, seed: int, poses: str = "usual", separate: bool = False, own: bool = False) -> Order:
+def make_request(count: int, seed: int, poses: str = "usual", separate: bool = False, own: bool = False) -> Request:
     """count held-out people, each with another person's expression and pose (from one photo, or from two) and a context of
     its own; own: expression and pose from another photo of the same person.
     """
@@ -61,7 +59,7 @@ def make_order(count: int, seed: int, poses: str = "usual", separate: bool = Fal
     context = sample_scenes(count, generator).context
     if own:
         reference = posing = reference.with_groups(identity=person.identity)
-    return Order(person, reference, posing, [caption_of(row) for row in context], context, seed)
+    return Request(person, reference, posing, [caption_of(row) for row in context], context, seed)
 
 
 def caption_of(context: Tensor) -> str:
@@ -71,63 +69,32 @@ def caption_of(context: Tensor) -> str:
     return context_caption(names["background"], names["pattern"], names["clothing"], worn)
 
 
-@dataclass
-class Studio:
-    """What draws an order: the base, MEAF (None: the base alone), the encoder, steps and guidance."""
-
-    base: StarterParts
-    meaf: MEAF | None
-    dsid: DSID
-    steps: int = 25
-    cfg: float = 3.0
-
-    def codes(self, order: Order) -> dict[str, Tensor]:
-        """Stream name -> (N, width), read from drawn photos of the people; nothing for the base alone."""
-        if self.meaf is None:
-            return {}
-        size = self.dsid.config.image_size
-        with torch.no_grad():
-            identity = _chunked(self.dsid.encode_identity, render(order.person, size).images)
-            expression = _chunked(self.dsid.encode_semantics, render(order.expression, size).images)["expression"]
-            pose = _chunked(self.dsid.encode_semantics, render(order.pose, size).images)
-        fields = {**pose, "identity": identity, "expression": expression}
-        streams = self.meaf.config.streams.items()
-        return {name: torch.cat([fields[field] for field in stream.inputs], dim=1) for name, stream in streams}
-
-    @torch.no_grad()
-    def draw(self, order: Order, strengths: dict[str, float] | None = None) -> Tensor:
-        """Pictures (N, 3, S, S) in [-1, 1]; strengths of streams, else the user's defaults."""
-        codes, parts = self.codes(order), []
-        for rows in torch.arange(len(order)).split(CHUNK):
-            noise = torch.Generator().manual_seed(order.seed * 1009 + int(rows[0]))
-            captions = [order.captions[row] for row in rows.tolist()]
-            parts.append(self._draw(captions, {name: code[rows] for name, code in codes.items()}, noise, strengths or {}))
-        return torch.cat(parts)
-
-    def _draw(self, captions: list[str], codes: dict[str, Tensor], noise: Generator, strengths: dict[str, float]) -> Tensor:
-        text = encode_prompts(self.base, captions)
-        empty = encode_prompts(self.base, [""]).expand(len(captions), -1, -1)
-        if self.meaf is None:
-            return decode(self.base, sample(self.base, text, empty, noise, self.steps, self.cfg))
-        wanted = {name: strengths.get(name, DEFAULT_SETTINGS[name].strength) for name in codes}
-        tokens = {
-            name: torch.cat([self.meaf.null_tokens(name).expand(len(code), -1, -1), self.meaf.tokens(name, code)])
-            for name, code in codes.items()
-        }
-        with AttachedMEAF(self.base.unet, self.meaf) as attached:
-
-            def before_step(share: float) -> None:
-                attached.condition(tokens, {name: wanted[name] * acts(name, share, self.steps) for name in wanted})
-
-            return decode(self.base, sample(self.base, text, empty, noise, self.steps, self.cfg, before_step))
+def requested_codes(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
+    """Stream name -> (N, width), read from drawn photos of the people; none for the base alone."""
+    dsid = pipeline.dsid
+    if pipeline.meaf is None:
+        return {}
+    size = dsid.config.image_size
+    with torch.no_grad():
+        who = _chunked(dsid.encode_identity, render(request.person, size).images)
+        expression = _chunked(dsid.encode_semantics, render(request.expression, size).images)["expression"]
+        pose = _chunked(dsid.encode_semantics, render(request.pose, size).images)
+    semantics = Semantics(**{**pose, "expression": expression}, encoder=dsid.encoder)
+    return pipeline.codes(Identity(who, dsid.encoder), semantics)
 
 
-def acts(stream: str, share: float, steps: int) -> bool:
-    """Whether a stream's default window is open after this share of the steps. Windows are shares of the timesteps, as in
-    ComfyUI: the first step is at 0, the last at 1.
-    """
-    window = DEFAULT_SETTINGS[stream]
-    return window.start_percent <= round(share * steps / max(steps - 1, 1), 6) <= window.end_percent
+def draw(pipeline: Pipeline, request: Request, strengths: dict[str, float] | None = None) -> Tensor:
+    """Pictures (N, 3, S, S) in [-1, 1]; strengths of streams, else the user's defaults."""
+    codes = requested_codes(pipeline, request)
+    return pipeline.draw(request.captions, codes, _noise(pipeline, request), settings_of(codes, strengths or {}))
+
+
+def _noise(pipeline: Pipeline, request: Request) -> Tensor:
+    """(N, C, h, w): a seed for each CHUNK."""
+    shape = pipeline.noise(0).shape[1:]
+    parts = torch.arange(len(request)).split(CHUNK)
+    drawn = [(torch.Generator().manual_seed(request.seed * 1009 + int(rows[0])), len(rows)) for rows in parts]
+    return torch.cat([torch.randn(count, *shape, generator=generator) for generator, count in drawn])
 
 
 def _chunked(encode, images: Tensor):
@@ -137,27 +104,27 @@ def _chunked(encode, images: Tensor):
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def figures(order: Order, made: Judgement, judge: Judge) -> dict:
-    """Distances between what was asked for and what is seen, in the paper's names."""
+def figures(request: Request, made: Judgement, judge: Judge) -> dict:
+    """Distances between what was requested and what is seen, in the paper's names."""
     size = judge.config.image_size
-    gallery = judged(judge, render(order.person, size).images)
+    gallery = judged(judge, render(request.person, size).images)
     factors = [COLUMN[name][1] for name in MAIN]
     spans = torch.tensor([f.high - f.low for f in EXPRESSION])
-    right = made.context == order.context
-    expression = correlation(made.expression, order.expression.expression)
+    right = made.context == request.context
+    expression = correlation(made.expression, request.expression.expression)
     return {
-        "pictures": len(order),
+        "pictures": len(request),
         "no face": missing(made.pose),
-        **pose_errors(made.pose[:, :3], order.pose.pose[:, :3]),
-        "EXP": agreement(face_class(made.expression), face_class(order.expression.expression)),
+        **pose_errors(made.pose[:, :3], request.pose.pose[:, :3]),
+        "EXP": agreement(face_class(made.expression), face_class(request.expression.expression)),
         "expression correlation": {name: expression[i].item() for name, i in zip(MAIN, factors)},
         "expression correlation, main": expression[factors].mean().item(),
-        "SIM": sim(made.expression, order.expression.expression, spans),
-        "SEMCHG": semchg(made.expression / spans, order.person.expression / spans, order.expression.expression / spans),
+        "SIM": sim(made.expression, request.expression.expression, spans),
+        "SEMCHG": semchg(made.expression / spans, request.person.expression / spans, request.expression.expression / spans),
         "CSIM": csim(made.identity, gallery.identity),
         "ID": id_distance(made.identity, gallery.identity),
-        "ID by skin": by_skin(order, made, gallery),
-        "identity top-1": top1(made.identity, gallery.identity, torch.arange(len(order))),
+        "ID by skin": by_skin(request, made, gallery),
+        "identity top-1": top1(made.identity, gallery.identity, torch.arange(len(request))),
         "context": {f.name: right[:, i].float().mean().item() for i, f in enumerate(CONTEXT)},
         "context, mean": right.float().mean().item(),
     }
@@ -174,9 +141,9 @@ def face_class(expression: Tensor) -> Tensor:
     return found.masked_fill(expression.isnan().any(1), torch.nan)
 
 
-def by_skin(order: Order, made: Judgement, gallery: Judgement) -> dict[str, float]:
+def by_skin(request: Request, made: Judgement, gallery: Judgement) -> dict[str, float]:
     """ID for people of each third of the skin's range that occurs."""
-    skin = order.person.identity[:, COLUMN["skin_melanin"][1]]
+    skin = request.person.identity[:, COLUMN["skin_melanin"][1]]
     groups = {name: (skin >= low) & (skin < high) for name, (low, high) in SKINS.items()}
     return {name: id_distance(made.identity[rows], gallery.identity[rows]) for name, rows in groups.items() if rows.any()}
 
@@ -194,72 +161,72 @@ def distances(judge: Judge, pictures: Tensor, base: Tensor, true: Tensor) -> dic
     return found
 
 
-def measure_meaf(studio: Studio, judge: Judge, count: int = 50, seed: int = 5) -> dict:
+def measure_meaf(pipeline: Pipeline, judge: Judge, count: int = 50, seed: int = 5) -> dict:
     """Tables of a MEAF: both from one photo, from two, from the person's own other photo, extreme poses, the base alone, the
     judge's own reading of true pictures, and what each strength does. TIME: seconds a picture, in batches of CHUNK.
     """
-    order, apart = make_order(count, seed), make_order(count, seed + 1, separate=True)
-    extreme, own = make_order(count, seed + 2, poses="extreme"), make_order(count, seed + 4, own=True)
-    alone = Studio(studio.base, None, studio.dsid, studio.steps, studio.cfg)
-    truth = render(true_scene(order), judge.config.image_size).images
+    request, apart = make_request(count, seed), make_request(count, seed + 1, separate=True)
+    extreme, own = make_request(count, seed + 2, poses="extreme"), make_request(count, seed + 4, own=True)
+    alone = replace(pipeline, meaf=None)
+    truth = render(true_scene(request), judge.config.image_size).images
     rows, seconds = {}, {}
-    for name, drawer, asked in (
-        ("one photo", studio, order),
-        ("two photos", studio, apart),
-        ("own photo", studio, own),
-        ("extreme poses", studio, extreme),
-        ("base alone", alone, order),
+    for name, drawer, requested in (
+        ("one photo", pipeline, request),
+        ("two photos", pipeline, apart),
+        ("own photo", pipeline, own),
+        ("extreme poses", pipeline, extreme),
+        ("base alone", alone, request),
     ):
         start = time.monotonic()
-        rows[name] = (asked, drawer.draw(asked))
-        seconds[name] = {"TIME": (time.monotonic() - start) / len(asked)}
-    rows["judge on true pictures"] = (order, truth)
+        rows[name] = (requested, draw(drawer, requested))
+        seconds[name] = {"TIME": (time.monotonic() - start) / len(requested)}
+    rows["judge on true pictures"] = (request, truth)
     base = rows["base alone"][1]
     return {
-        "settings": {"steps": studio.steps, "sampler": "euler", "cfg": studio.cfg, "seed": seed, "hardware": "CPU"},
+        "settings": {"steps": pipeline.steps, "sampler": "euler", "cfg": pipeline.cfg, "seed": seed, "hardware": "CPU"},
         "rows": {
             name: {
-                **figures(asked, judged(judge, pictures), judge),
+                **figures(requested, judged(judge, pictures), judge),
                 **distances(judge, pictures, base, truth),
                 **seconds.get(name, {}),
             }
-            for name, (asked, pictures) in rows.items()
+            for name, (requested, pictures) in rows.items()
         },
-        "strengths": sweeps(studio, judge, make_order(min(count, 25), seed + 3)),
+        "strengths": sweeps(pipeline, judge, make_request(min(count, 25), seed + 3)),
         "pictures": {name: pictures[:16] for name, (_, pictures) in rows.items()},
     }
 
 
-def true_scene(order: Order) -> Scene:
-    """The picture that the order describes, as it would be drawn."""
-    pose = order.person.pose.clone()
-    pose[:, :3] = order.pose.pose[:, :3]
-    return order.person.with_groups(expression=order.expression.expression, pose=pose, context=order.context)
+def true_scene(request: Request) -> Scene:
+    """The picture that the request describes, as it would be drawn."""
+    pose = request.person.pose.clone()
+    pose[:, :3] = request.pose.pose[:, :3]
+    return request.person.with_groups(expression=request.expression.expression, pose=pose, context=request.context)
 
 
-def sweeps(studio: Studio, judge: Judge, order: Order) -> dict:
-    """Each stream's strength from 0 to 1, the others at 1: closeness of every factor group to what was asked for."""
-    person = judged(judge, render(order.person, judge.config.image_size).images).identity
+def sweeps(pipeline: Pipeline, judge: Judge, request: Request) -> dict:
+    """Each stream's strength from 0 to 1, the others at 1: closeness of every factor group to what was requested."""
+    person = judged(judge, render(request.person, judge.config.image_size).images).identity
     found = {}
     for stream in STREAMS:
         lines = []
         for strength in SWEEP:
-            seen = judged(judge, studio.draw(order, {stream: strength}))
-            lines.append(closeness(order, seen, person))
+            seen = judged(judge, draw(pipeline, request, {stream: strength}))
+            lines.append(closeness(request, seen, person))
         table = torch.tensor(lines)
         own = torch.tensor([name == stream for name in STREAMS])
         found[stream] = {"closeness": dict(zip(STREAMS, table.T.tolist())), **sweep_effects(table, own)}
     return found
 
 
-def closeness(order: Order, seen: Judgement, person: Tensor) -> list[float]:
+def closeness(request: Request, seen: Judgement, person: Tensor) -> list[float]:
     """identity, expression, pose in [-1, 1]: mean cosine to the person; mean correlation of the main factors; 1 minus the
     turning error over 45 degrees, at most 90 of which count.
     """
     factors = [COLUMN[name][1] for name in MAIN]
-    angle = turned(seen.pose[:, :3], order.pose.pose[:, :3])
+    angle = turned(seen.pose[:, :3], request.pose.pose[:, :3])
     return [
         csim(seen.identity, person),
-        correlation(seen.expression, order.expression.expression)[factors].mean().item(),
+        correlation(seen.expression, request.expression.expression)[factors].mean().item(),
         1 - angle.clamp(max=90).mean().item() / 45,
     ]

@@ -10,21 +10,14 @@ from pathlib import Path
 import torch
 
 from ..dsid import load_dsid
-from ..meaf import load_meaf
-from ..starter.diffusers_host import load_starter
+from ..pipeline.generate import STARTER, WEIGHTS, Pipeline
 from .dsid_report import measure_dsid
 from .judges.drawn import load_judge
-from .meaf_report import SWEEP, Studio, measure_meaf
+from .meaf_report import SWEEP, measure_meaf
 from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
 from .tables import as_json, figure_table, markdown
 
-WEIGHTS = Path(__file__).parents[2] / "weights"
-FILES = {
-    "dsid": WEIGHTS / "starter-dsid.safetensors",
-    "base": WEIGHTS / "starter-base.safetensors",
-    "meaf": WEIGHTS / "starter-meaf.safetensors",
-    "judge": WEIGHTS / "judge.safetensors",
-}
+FILES = {**STARTER, "judge": WEIGHTS / "judge.safetensors"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,10 +38,9 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: weights/{path.name}")
 
 
-def open_studio(options: argparse.Namespace, **settings) -> Studio:
-    """From the files of `add_files`; settings: steps and cfg."""
-    dsid, meaf = load_dsid(options.dsid).float().eval(), load_meaf(options.meaf).float().eval()
-    return Studio(load_starter(options.base), meaf, dsid, **settings)
+def open_pipeline(options: argparse.Namespace, **settings) -> Pipeline:
+    """From the files of `add_files`, on the CPU, so that numbers are comparable; settings: steps and cfg."""
+    return Pipeline.load(options.base, options.meaf, options.dsid, device="cpu", **settings)
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -61,8 +53,8 @@ def run(options: argparse.Namespace) -> dict:
         _draw_dsid(options.out, results["dsid"])
     if options.only != "dsid":
         judge = load_judge(options.judge)
-        studio = open_studio(options, steps=options.steps, cfg=options.cfg)
-        results["meaf"] = measure_meaf(studio, judge, options.count)
+        pipeline = open_pipeline(options, steps=options.steps, cfg=options.cfg)
+        results["meaf"] = measure_meaf(pipeline, judge, options.count)
         results["judge"] = judge.errors
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start

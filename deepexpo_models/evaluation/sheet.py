@@ -13,10 +13,10 @@ import torch
 
 from ..data.synthetic import COLUMN, EXPRESSION, Scene, concatenate, render, sample_scenes
 from .judges.drawn import judged, load_judge
-from .meaf_report import MAIN, Order, caption_of
+from .meaf_report import MAIN, Request, caption_of, draw
 from .metrics import turned
 from .plots import sheet_picture
-from .run import add_files, open_studio
+from .run import add_files, open_pipeline
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_sheet(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    studio, judge = open_studio(options, steps=options.steps), load_judge(options.judge)
-    people, references, order = grid_order(options.people, options.references, options.seed)
-    pictures = studio.draw(order)
-    notes = measured(order, pictures, judge)
+    pipeline, judge = open_pipeline(options, steps=options.steps), load_judge(options.judge)
+    people, references, request = grid_request(options.people, options.references, options.seed)
+    pictures = draw(pipeline, request)
+    notes = measured(request, pictures, judge)
     size = pictures.shape[-1]
     persons, examples = render(people, size).images, render(references, size).images
     blank = torch.ones(1, 3, size, size)
@@ -44,31 +44,31 @@ def make_sheet(options: argparse.Namespace) -> None:
         cells += [persons[row : row + 1], *pictures[row * options.references :][: options.references].split(1)]
         texts += [f"person {row + 1}", *notes[row * options.references :][: options.references]]
     sheet_picture(options.out, torch.cat(cells), options.references + 1, texts)
-    for text, caption in zip(notes, order.captions):
+    for text, caption in zip(notes, request.captions):
         print(text.replace("\n", ", ") + f"  <- {caption}")
     print(f"{len(notes)} pictures in {time.monotonic() - start:.0f} s: {options.out}")
 
 
-def grid_order(people: int, references: int, seed: int) -> tuple[Scene, Scene, Order]:
-    """People, references, and the order of all pairs, person by person."""
+def grid_request(people: int, references: int, seed: int) -> tuple[Scene, Scene, Request]:
+    """People, references, and the request of all pairs, person by person."""
     generator = torch.Generator().manual_seed(seed)
     persons, examples = sample_scenes(people, generator, "test"), sample_scenes(references, generator, "test")
     context = sample_scenes(references, generator).context.repeat(people, 1)
     rows = torch.arange(people).repeat_interleave(references)
     reference = concatenate([examples] * people)
-    return persons, examples, Order(persons[rows], reference, reference, [caption_of(row) for row in context], context, seed)
+    return persons, examples, Request(persons[rows], reference, reference, [caption_of(row) for row in context], context, seed)
 
 
-def measured(order: Order, pictures: torch.Tensor, judge) -> list[str]:
+def measured(request: Request, pictures: torch.Tensor, judge) -> list[str]:
     """Per picture: cosine to the person, mean error of the main expression factors in shares of their ranges, pose error in
     degrees; or that there is no face.
     """
     seen = judged(judge, pictures)
-    person = judged(judge, render(order.person, judge.config.image_size).images).identity
+    person = judged(judge, render(request.person, judge.config.image_size).images).identity
     factors = [COLUMN[name][1] for name in MAIN]
     spans = torch.tensor([factor.high - factor.low for factor in EXPRESSION])
-    expression = ((seen.expression - order.expression.expression).abs() / spans)[:, factors].mean(1)
-    angle = turned(seen.pose[:, :3], order.pose.pose[:, :3])
+    expression = ((seen.expression - request.expression.expression).abs() / spans)[:, factors].mean(1)
+    angle = turned(seen.pose[:, :3], request.pose.pose[:, :3])
     cosine = (seen.identity * person).sum(1)
     return [
         "no face" if math.isnan(e) else f"identity {c:.2f}\nexpression {e:.2f}\npose {a:.0f} deg"

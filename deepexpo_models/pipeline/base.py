@@ -13,7 +13,7 @@ from ..meaf import FAMILIES
 from ..meaf.diffusers_host import cross_attentions
 from ..meaf.sites import UNetShape, unet_sites
 from ..starter import FILE_KIND
-from ..starter.diffusers_host import encode_prompts, load_starter, training_scheduler
+from ..starter.diffusers_host import StarterParts, encode_prompts, load_starter, training_scheduler
 from ..weights import read_header
 
 
@@ -37,6 +37,11 @@ class Base:
         """Sentences -> what the U-Net takes beside latents and time steps."""
         with torch.no_grad():
             return self._text(sentences)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent."""
+        return self.size // self.unet.config.sample_size
 
     @property
     def vae_id(self) -> str:
@@ -94,6 +99,11 @@ def _starter(path: Path, device: torch.device) -> Base:
     parts = load_starter(path)
     for module in (parts.unet, parts.vae, parts.text_encoder):
         module.to(device)
+    return starter_base(parts)
+
+
+def starter_base(parts: StarterParts) -> Base:
+    """The starter's parts as they are, on their device."""
     config = parts.config
     return Base(
         "starter", config.unet_shape, parts.unet, training_scheduler(config), config.prediction, config.image_size,
@@ -105,6 +115,8 @@ def _stable_diffusion(path: Path, device: torch.device, dtype: torch.dtype, conf
     from diffusers import DDPMScheduler
 
     pipe = _pipeline(path, dtype, config).to(device)
+    if dtype == torch.float16:
+        pipe.vae.float()  # SDXL's overflows in half precision
     unet, vae = pipe.unet.requires_grad_(False).eval(), pipe.vae.requires_grad_(False).eval()
     family = _family(unet, path)
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)

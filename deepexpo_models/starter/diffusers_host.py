@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
-from torch import Generator, Tensor
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
 
 from .config import StarterConfig
 from .files import load_starter_tensors, save_starter_tensors
@@ -70,35 +70,6 @@ def encode_prompts(parts: StarterParts, prompts: list[str]) -> Tensor:
         prompts, padding="max_length", truncation=True, max_length=parts.config.tokens, return_tensors="pt"
     ).input_ids  # fmt: skip
     return parts.text_encoder(ids.to(parts.unet.device)).last_hidden_state
-
-
-@torch.no_grad()
-def sample(
-    parts: StarterParts,
-    prompts: Tensor,
-    negative: Tensor,
-    generator: Generator,
-    steps: int = 25,
-    cfg: float = 3.0,
-    before_step=None,
-) -> Tensor:
-    """prompts, negative (B, tokens, width) -> latents (B, C, h, w), by Euler's method with classifier-free guidance.
-
-    The batch of every call is the negative half, then the positive. before_step(share of the steps done): what changes on
-    the way, e.g. MEAF's windows.
-    """
-    scheduler = EulerDiscreteScheduler(**BETAS, prediction_type=parts.config.prediction, timestep_spacing="linspace")
-    scheduler.set_timesteps(steps)
-    noise = torch.randn(len(prompts), *parts.latent_shape, generator=generator, device=generator.device)
-    latents = noise.to(prompts) * scheduler.init_noise_sigma
-    text = torch.cat([negative, prompts])
-    for index, timestep in enumerate(scheduler.timesteps):
-        if before_step is not None:
-            before_step(index / steps)
-        scaled = scheduler.scale_model_input(latents, timestep)
-        without, with_text = parts.unet(torch.cat([scaled, scaled]), timestep, text).sample.chunk(2)
-        latents = scheduler.step(without + cfg * (with_text - without), timestep, latents).prev_sample
-    return latents
 
 
 @torch.no_grad()

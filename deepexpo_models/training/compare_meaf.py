@@ -1,7 +1,7 @@
 """Sizes and formulas of MEAF at equal training: python -m deepexpo_models.training.compare_meaf --out OUT --synthetic FACES
 
 Every row of ROWS is a run on the starter's base that differs in one thing from "light", with the same steps, batches and seed;
-all are measured by the same judge on the same orders. Rows that are done already are kept.
+all are measured by the same judge on the same requests. Rows that are done already are kept.
 """
 
 import argparse
@@ -15,11 +15,12 @@ import torch
 
 from ..dsid import load_dsid
 from ..evaluation.judges.drawn import judged, load_judge
-from ..evaluation.meaf_report import Studio, figures, make_order
+from ..evaluation.meaf_report import CHUNK, draw, figures, make_request
 from ..evaluation.run import add_files
 from ..evaluation.tables import as_json, write_table
 from ..meaf import load_meaf
-from ..starter.diffusers_host import load_starter
+from ..pipeline.base import load_base
+from ..pipeline.generate import Pipeline
 from .engine.engine import Engine
 from .train_meaf import MEAFSettings, make_parts, train
 
@@ -38,7 +39,7 @@ SHOWN = {
     "context, mean": "context right",
 }
 MEGABYTE = 2**20
-TIMED = 5  # steps of which the median is told
+TIMED = 5  # steps of which the median is given
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,18 +62,18 @@ def table(options: argparse.Namespace) -> list[dict]:
     """Train and measure the rows, and the base alone; writes sizes.json and sizes.md."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    judge, base = load_judge(options.judge), load_starter(options.base)
+    judge, base = load_judge(options.judge), load_base(str(options.base), torch.device("cpu"))
     dsid = load_dsid(options.dsid).float().eval()
-    order = make_order(options.pictures, seed=5)
+    request = make_request(options.pictures, seed=5)
     rows = []
     for name in (*options.rows, "base alone"):
         done = options.out / _folder(name) / "measured.json"
         if not done.exists():
             settings = None if name == "base alone" else _settings(options, name)
             path = train(settings) if settings else None
-            studio = Studio(base, load_meaf(path).float().eval() if path else None, dsid)
-            found = figures(order, judged(judge, studio.draw(order)), judge)
-            costs = {**_drawing_cost(studio), **(_training_cost(settings) if settings else {})}
+            pipeline = Pipeline(base, load_meaf(path).float().eval() if path else None, dsid, batch=CHUNK)
+            found = figures(request, judged(judge, draw(pipeline, request)), judge)
+            costs = {**_drawing_cost(pipeline), **(_training_cost(settings) if settings else {})}
             done.parent.mkdir(parents=True, exist_ok=True)
             done.write_text(as_json({**{title: found[key] for key, title in SHOWN.items()}, **costs}))
         rows.append({"row": name, **json.loads(done.read_text())})
@@ -94,16 +95,17 @@ def _folder(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def _drawing_cost(studio: Studio) -> dict[str, float]:
+def _drawing_cost(pipeline: Pipeline) -> dict[str, float]:
     """Of one step of one picture, with guidance, in processor time of this machine; and of the weights."""
-    order = make_order(1, seed=6)
-    short = replace(studio, steps=1)
-    more = replace(studio, steps=1 + TIMED)
-    seconds = [_processor_time(lambda: more.draw(order)) - _processor_time(lambda: short.draw(order)) for _ in range(TIMED)]
+    request = make_request(1, seed=6)
+    short = replace(pipeline, steps=1)
+    more = replace(pipeline, steps=1 + TIMED)
+    times = [[_processor_time(lambda one=one: draw(one, request)) for one in (more, short)] for _ in range(TIMED)]
+    seconds = [longer - shorter for longer, shorter in times]
     found = {"ms per drawing step": 1000 * median(seconds) / TIMED}
-    if studio.meaf is None:
+    if pipeline.meaf is None:
         return found
-    return {"weights, millions": sum(p.numel() for p in studio.meaf.parameters()) / 1e6, **found}
+    return {"weights, millions": sum(p.numel() for p in pipeline.meaf.parameters()) / 1e6, **found}
 
 
 def _training_cost(settings: MEAFSettings) -> dict[str, float]:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..dsid.losses import reconstruction, weight_map
+from ..pipeline.base import starter_base
+from ..pipeline.sampling import sample
 from ..starter import STARTER, build_vocabulary
 from ..starter.diffusers_host import (
     StarterParts,
@@ -20,7 +22,6 @@ from ..starter.diffusers_host import (
     encode,
     encode_prompts,
     load_starter,
-    sample,
     save_starter,
     training_scheduler,
 )
@@ -208,8 +209,10 @@ def held_out_error(step_module: nn.Module, data, latents: np.ndarray, first: int
 def show(parts: StarterParts, prompts: tuple[str, ...], each: int = 4, seed: int = 0) -> Tensor:
     """(prompts * each, 3, S, S) in [-1, 1]: what is drawn for the prompts, always from the same noise."""
     repeated = [prompt for prompt in prompts for _ in range(each)]
-    text, empty = encode_prompts(parts, repeated), encode_prompts(parts, [""]).expand(len(repeated), -1, -1)
-    return decode(parts, sample(parts, text, empty, torch.Generator().manual_seed(seed)))
+    base = starter_base(parts)
+    noise = torch.randn(len(repeated), *parts.latent_shape, generator=torch.Generator().manual_seed(seed))
+    text, negative = base.text(repeated), base.text([""] * len(repeated))
+    return base.decode(sample(base, text, negative, noise.to(parts.unet.device))).clamp(-1, 1)
 
 
 def _data(settings: StarterSettings, engine: Engine) -> DrawnPictures | HeadPictures | CaptionedPictures:

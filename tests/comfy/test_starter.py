@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import random_weights
+from deepexpo_models.pipeline.base import starter_base
+from deepexpo_models.pipeline.sampling import sample
 from deepexpo_models.starter import STARTER, build_vocabulary, save_starter_tensors
 from deepexpo_models.starter import diffusers_host as reference
 from rig.families import random_weight, randomise
@@ -125,9 +127,9 @@ def test_sampler_gives_what_the_library_samples(starter):
 
 @torch.no_grad()
 def starter_sample(starter, steps: int):
-    """`reference.sample` of the noise that KSampler draws."""
-    text = reference.encode_prompts(starter.parts, ["a person", ""])
-    return reference.sample(starter.parts, text[:1], text[1:], torch.Generator().manual_seed(7), steps=steps, cfg=3.0)
+    """`pipeline.sampling.sample` of the noise that KSampler draws."""
+    base = starter_base(starter.parts)
+    return sample(base, base.text(["a person"]), base.text([""]), noise(7), steps=steps, cfg=3.0)
 
 
 def test_every_site_of_a_starter_meaf_fires(starter, pack):

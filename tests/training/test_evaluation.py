@@ -16,17 +16,20 @@ from deepexpo_models.evaluation.dsid_report import VIEWS, encoded_pose_error, fa
 from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, Judgement, judged, load_judge, save_judge
 from deepexpo_models.evaluation.meaf_report import (
     MAIN,
-    Studio,
-    acts,
     caption_of,
     closeness,
+    draw,
     figures,
-    make_order,
+    make_request,
     measure_meaf,
+    requested_codes,
     true_scene,
 )
 from deepexpo_models.evaluation.tables import as_json, flattened
-from deepexpo_models.meaf import MEAF, default_config, load_meaf, save_meaf
+from deepexpo_models.meaf import DEFAULT_SETTINGS, MEAF, default_config, save_meaf
+from deepexpo_models.pipeline import sampling
+from deepexpo_models.pipeline.generate import Pipeline
+from deepexpo_models.pipeline.sampling import acts
 from deepexpo_models.starter.config import STARTER
 from deepexpo_models.starter.diffusers_host import build_starter, encode_prompts, load_starter, save_starter
 from deepexpo_models.starter.vocabulary import build_vocabulary
@@ -78,9 +81,8 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def studio(files) -> Studio:
-    meaf, dsid = load_meaf(files["meaf"]).float().eval(), load_dsid(files["dsid"]).float().eval()
-    return Studio(load_starter(files["base"]), meaf, dsid, steps=2)
+def pipeline(files) -> Pipeline:
+    return Pipeline.load(files["base"], files["meaf"], files["dsid"], device="cpu", steps=2)
 
 
 @pytest.fixture
@@ -134,10 +136,10 @@ def test_classes_of_expression():
     assert classes[:4].tolist() == [0, 1, 0, 4] and classes[4].isnan()
 
 
-def test_where_no_face_is_seen_the_report_still_stands(files, studio, judge, tmp_path):
+def test_where_no_face_is_seen_the_report_still_stands(files, pipeline, judge, tmp_path):
     with torch.no_grad():
         judge.readers["face"].head.bias.fill_(-1e3)
-    found = measure_meaf(studio, judge, count=2)
+    found = measure_meaf(pipeline, judge, count=2)
     for row in found["rows"].values():
         assert row["no face"] == 1 and row["POSE"] == 180 and row["SIM"] == 1 and row["ID"] == 2
         assert row["identity top-1"] == 0 and row["context, mean"] == 0 and row["expression correlation, main"] == 0
@@ -148,70 +150,72 @@ def test_where_no_face_is_seen_the_report_still_stands(files, studio, judge, tmp
     strict(as_json({name: found[name] for name in ("rows", "strengths", "settings")}))
 
 
-def test_without_strength_there_is_the_base_alone(studio, judge):
-    order = make_order(3, seed=2)
-    alone = Studio(studio.base, None, studio.dsid, studio.steps).draw(order)
-    off = studio.draw(order, dict.fromkeys(meaf_report.STREAMS, 0.0))
+def test_without_strength_there_is_the_base_alone(pipeline, judge):
+    request = make_request(3, seed=2)
+    alone = draw(replace(pipeline, meaf=None), request)
+    off = draw(pipeline, request, dict.fromkeys(meaf_report.STREAMS, 0.0))
     torch.testing.assert_close(off, alone, atol=1e-5, rtol=0)
-    rows = [flattened(figures(order, judged(judge, pictures), judge)) for pictures in (off, alone)]
+    rows = [flattened(figures(request, judged(judge, pictures), judge)) for pictures in (off, alone)]
     assert rows[0] == pytest.approx(rows[1], abs=1e-3)
-    assert (studio.draw(order) - alone).abs().max() > 1e-3, "at the defaults the streams show"
-    assert torch.equal(studio.draw(order), studio.draw(order))
+    assert (draw(pipeline, request) - alone).abs().max() > 1e-3, "at the defaults the streams show"
+    assert torch.equal(draw(pipeline, request), draw(pipeline, request))
 
 
-def test_guidance_gives_the_negative_half_null_tokens(studio, monkeypatch):
+def test_guidance_gives_the_negative_half_null_tokens(pipeline, monkeypatch):
     """The sampler's batch is negative first; at cfg 1 the negative half, and so its tokens, cannot matter."""
-    order, seen = make_order(2, seed=3), []
-    condition = meaf_report.AttachedMEAF.condition
+    request, seen = make_request(2, seed=3), []
+    condition = sampling.AttachedMEAF.condition
 
     def record(self, tokens, strengths=None, masks=None):
         seen.append((tokens, strengths))
         condition(self, tokens, strengths, masks)
 
-    monkeypatch.setattr(meaf_report.AttachedMEAF, "condition", record)
-    studio.draw(order)
-    codes = studio.codes(order)
-    assert len(seen) == studio.steps
+    monkeypatch.setattr(sampling.AttachedMEAF, "condition", record)
+    draw(pipeline, request)
+    codes = requested_codes(pipeline, request)
+    assert len(seen) == pipeline.steps
     for name, tokens in seen[0][0].items():
-        assert torch.equal(tokens[:2], studio.meaf.null_tokens(name).expand(2, -1, -1))
-        torch.testing.assert_close(tokens[2:], studio.meaf.tokens(name, codes[name]))
-    assert codes.keys() == studio.meaf.config.streams.keys()
+        assert torch.equal(tokens[:2], pipeline.meaf.null_tokens(name).expand(2, -1, -1))
+        torch.testing.assert_close(tokens[2:], pipeline.meaf.tokens(name, codes[name]))
+    assert codes.keys() == pipeline.meaf.config.streams.keys()
 
 
-def test_each_stream_reads_what_was_asked_of_it(studio):
+def test_each_stream_reads_what_was_requested_of_it(pipeline):
     """Identity from the person alone, expression and pose from their own photos."""
-    order = make_order(3, seed=4, separate=True)
-    codes = studio.codes(order)
+    request = make_request(3, seed=4, separate=True)
+    codes = requested_codes(pipeline, request)
     for changed, streams in (("person", {"identity"}), ("expression", {"expression"}), ("pose", {"pose"})):
-        other = replace(order, **{changed: sample_scenes(3, torch.Generator().manual_seed(9))})
-        moved = {name for name, code in studio.codes(other).items() if not torch.equal(code, codes[name])}
+        other = replace(request, **{changed: sample_scenes(3, torch.Generator().manual_seed(9))})
+        moved = {name for name, code in requested_codes(pipeline, other).items() if not torch.equal(code, codes[name])}
         assert moved == streams
 
 
 def test_windows_are_those_of_the_sampling():
     """Of 11 steps the first is at 0 and the last at 1; the pose acts until 0.6, the expression until 0.9."""
-    open_at = {name: [acts(name, i / 11, 11) for i in range(11)] for name in meaf_report.STREAMS}
+    open_at = {name: [acts(DEFAULT_SETTINGS[name], i / 11, 11) for i in range(11)] for name in meaf_report.STREAMS}
     assert {name: sum(steps) for name, steps in open_at.items()} == {"identity": 11, "expression": 10, "pose": 7}
     assert all(steps == sorted(steps, reverse=True) for steps in open_at.values())
-    assert acts("pose", 0.0, 1)
+    assert acts(DEFAULT_SETTINGS["pose"], 0.0, 1)
 
 
-def test_orders_are_held_out_and_told_in_their_captions():
-    order = make_order(6, seed=1)
-    again = make_order(6, seed=1)
-    assert order.captions == again.captions and torch.equal(order.person.identity, again.person.identity)
-    assert order.expression is order.pose and make_order(2, 1, separate=True).expression is not order.pose
-    names = {factor.name: factor.choices[int(value)] for factor, value in zip(CONTEXT, order.context[0])}
+def test_requests_are_held_out_and_described_by_their_captions():
+    request = make_request(6, seed=1)
+    again = make_request(6, seed=1)
+    assert request.captions == again.captions and torch.equal(request.person.identity, again.person.identity)
+    assert request.expression is request.pose and make_request(2, 1, separate=True).expression is not request.pose
+    names = {factor.name: factor.choices[int(value)] for factor, value in zip(CONTEXT, request.context[0])}
     for word in (names["background"], f"{names['clothing']} clothes"):
-        assert word in order.captions[0]
-    assert ("hat" in caption_of(order.context[0])) == (names["hat"] == "yes")
-    scene = true_scene(order)
-    assert torch.equal(scene.pose[:, :3], order.pose.pose[:, :3]) and torch.equal(scene.pose[:, 3:], order.person.pose[:, 3:])
-    assert torch.equal(scene.expression, order.expression.expression) and torch.equal(scene.context, order.context)
+        assert word in request.captions[0]
+    assert ("hat" in caption_of(request.context[0])) == (names["hat"] == "yes")
+    scene = true_scene(request)
+    assert torch.equal(scene.pose[:, :3], request.pose.pose[:, :3]) and torch.equal(
+        scene.pose[:, 3:], request.person.pose[:, 3:]
+    )
+    assert torch.equal(scene.expression, request.expression.expression) and torch.equal(scene.context, request.context)
 
 
 class Oracle:
-    """A judge that knows the answer: of a picture drawn from `truth`, in order."""
+    """A judge that knows the answer: of a picture drawn from `truth`, in request."""
 
     config = TINY_JUDGE
 
@@ -229,32 +233,32 @@ def seen_of(scene) -> Judgement:
 
 
 def test_a_picture_as_ordered_has_the_best_figures_and_the_person_s_own_the_worst():
-    order = make_order(20, seed=6)
-    row = figures(order, seen_of(true_scene(order)), Oracle(order.person))
+    request = make_request(20, seed=6)
+    row = figures(request, seen_of(true_scene(request)), Oracle(request.person))
     best = {"no face": 0, "POSE": 0, "yaw": 0, "SIM": 0, "SEMCHG": 1, "ID": 0, "identity top-1": 1, "context, mean": 1}
     assert {name: row[name] for name in best} == pytest.approx(best, abs=1e-4)
     assert all(value == pytest.approx(1) for value in row["expression correlation"].values())
-    kept = figures(order, seen_of(order.person), Oracle(order.person))
+    kept = figures(request, seen_of(request.person), Oracle(request.person))
     assert kept["SEMCHG"] == 0 and kept["ID"] == pytest.approx(0, abs=1e-5) and kept["POSE"] > 10
     assert abs(kept["expression correlation, main"]) < 0.4
 
 
 def test_main_factors_are_read_from_their_own_columns():
     """Wrong in the smile alone: no other correlation falls."""
-    order = make_order(20, seed=6)
-    scene = true_scene(order)
-    row = figures(order, seen_of(scene.with_factor("smile", -scene.expression[:, 0])), Oracle(order.person))
+    request = make_request(20, seed=6)
+    scene = true_scene(request)
+    row = figures(request, seen_of(scene.with_factor("smile", -scene.expression[:, 0])), Oracle(request.person))
     assert row["expression correlation"]["smile"] == pytest.approx(-1)
     assert all(value == pytest.approx(1) for name, value in row["expression correlation"].items() if name != "smile")
     assert row["expression correlation, main"] == pytest.approx((-1 + 5) / 6)
 
 
 def test_closeness():
-    order = make_order(20, seed=6)
-    seen = seen_of(true_scene(order))
-    assert closeness(order, seen, seen.identity) == pytest.approx([1, 1, 1], abs=1e-4)
+    request = make_request(20, seed=6)
+    seen = seen_of(true_scene(request))
+    assert closeness(request, seen, seen.identity) == pytest.approx([1, 1, 1], abs=1e-4)
     nothing = replace(seen, **{f.name: torch.full_like(getattr(seen, f.name), math.nan) for f in fields(seen)})
-    assert closeness(order, nothing, seen.identity) == pytest.approx([-1, 0, -1])
+    assert closeness(request, nothing, seen.identity) == pytest.approx([-1, 0, -1])
 
 
 class TrueDSID:
@@ -295,21 +299,22 @@ def test_sheet_measures_every_cell(files, tmp_path, capsys):
         assert picture.size == (3 * 132, 3 * (132 + 36))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and all("identity" in line and "pose" in line for line in lines[:4])
-    persons, examples, order = sheet.grid_order(2, 3, seed=1)
-    assert torch.equal(order.person.identity[3:], persons.identity[1:].expand(3, -1))
-    assert torch.equal(order.expression.pose[:3], examples.pose) and order.captions[:3] == order.captions[3:]
+    persons, examples, request = sheet.grid_request(2, 3, seed=1)
+    assert torch.equal(request.person.identity[3:], persons.identity[1:].expand(3, -1))
+    assert torch.equal(request.expression.pose[:3], examples.pose) and request.captions[:3] == request.captions[3:]
 
 
 def test_sheet_says_where_there_is_no_face(judge):
     with torch.no_grad():
         judge.readers["face"].head.bias.fill_(-1e3)
-    order = make_order(2, seed=1)
-    assert sheet.measured(order, render(order.person, 32).images, judge) == ["no face", "no face"]
+    request = make_request(2, seed=1)
+    assert sheet.measured(request, render(request.person, 32).images, judge) == ["no face", "no face"]
 
 
-def test_captions_fit_the_text_encoder(studio):
-    """No order's caption is cut off."""
-    texts = make_order(20, seed=8).captions
-    ids = studio.base.tokenizer(texts).input_ids
+def test_captions_fit_the_text_encoder(files):
+    """No request's caption is cut off."""
+    texts = make_request(20, seed=8).captions
+    parts = load_starter(files["base"])
+    ids = parts.tokenizer(texts).input_ids
     assert max(map(len, ids)) <= TINY_BASE.tokens
-    assert encode_prompts(studio.base, texts[:1]).shape == (1, TINY_BASE.tokens, TINY_BASE.text_width)
+    assert encode_prompts(parts, texts[:1]).shape == (1, TINY_BASE.tokens, TINY_BASE.text_width)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .labels import read_caption, read_labels
-from .read import FPS, PICTURES, VIDEOS, Unreadable, _count, _read_video, read_picture
+from .read import FPS, PICTURES, VIDEOS, Unreadable, count_frames, read_picture, read_video
 
 SHORTEST = 2  # frames
 LABELS, CAPTION = "labels.json", "caption.txt"
@@ -84,7 +84,7 @@ def read_frames(clip: Clip) -> Iterator[np.ndarray]:
     """All frames (H, W, 3) uint8 RGB, one after another. Raises Unreadable where the clip breaks."""
     if clip.frames:
         return (read_picture(path) for path in clip.frames)
-    return _read_video(clip.path)
+    return read_video(clip.path)
 
 
 def person_of(path: Path, root: Path, own_name: str) -> str:
@@ -144,11 +144,11 @@ def _frame_folder(folder: Path, frames: list[Path], root: Path, skipped: list) -
 def _video(path: Path, root: Path, skipped: list) -> Clip:
     if not path.stat().st_size:
         raise Unreadable("empty file")
-    for _ in _read_video(path):
+    for _ in read_video(path):
         break
     else:
         raise Unreadable("no frame in it can be read")
-    count, fps = _count(path)
+    count, fps = count_frames(path)
     labels, told = read_labels(path.with_suffix(".json"), skipped)
     caption = read_caption(path.with_suffix(".txt"))
     return Clip(path, person_of(path, root, path.stem), count, told or fps, (), labels, captions=_told(caption))

@@ -42,7 +42,7 @@ def square_frame(frame: np.ndarray, size: int) -> Tensor:
     return pixels.movedim(-1, 0).contiguous()
 
 
-def _read_video(path: Path) -> Iterator[np.ndarray]:
+def read_video(path: Path) -> Iterator[np.ndarray]:
     try:
         import av
     except ImportError:
@@ -75,7 +75,7 @@ def _read_with_opencv(path: Path) -> Iterator[np.ndarray]:
         capture.release()
 
 
-def _count(path: Path) -> tuple[int, float]:
+def count_frames(path: Path) -> tuple[int, float]:
     """Frames, counted without decoding them, and frames a second."""
     try:
         import av

@@ -1,0 +1,129 @@
+"""A prompt, a person, a reference -> a picture: python -m deepexpo_models.pipeline --prompt "..." --out picture.png
+
+Without other files it draws with the starter, the small model that comes with the pack:
+
+    python -m deepexpo_models.pipeline --prompt "portrait of a person, forest background" \\
+        --identity workflows/samples/person_1.png --reference workflows/samples/winking.png --out picture.png
+
+Several references, or --identity given again for another person, make a sheet; a clip as the reference makes a clip.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..errors import first_line
+from ..faces import CHOICES
+
+STREAMS = ("identity", "expression", "pose")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m deepexpo_models.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    options = parser.parse_args(argv)
+    try:
+        run(options)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Every option has its default in its help."""
+
+    def add(name: str, words: str, **how) -> None:
+        parser.add_argument(f"--{name}", help=words, **how)
+
+    add("prompt", "what the picture shows", required=True)
+    add("negative", "what it should not show", default="")
+    add("identity", "photos of one person; give it again for another", nargs="+", action="append", type=Path, metavar="PHOTO")
+    add("reference", "expression and head pose: photos, or one clip", nargs="+", type=Path, metavar="PHOTO")
+    add("out", "default: %(default)s; an .mp4 for a clip", type=Path, default=Path("picture.png"))
+    add("seed", "of the noise (default: %(default)s)", type=int, default=0)
+    add("steps", "of the sampler (default: 25)", type=int)
+    add("cfg", "guidance (default: 3 for the starter, else 7)", type=float)
+    for stream in STREAMS:
+        add(f"{stream}-strength", "0 is off, 1 is as trained (default: 1)", type=float)
+    add("base", "checkpoint file or diffusers folder of SD1.5, SD2.x or SDXL (default: the starter)", default="")
+    add("meaf", "MEAF file made for the base", default="")
+    add("dsid", "DSID file whose codes the MEAF reads", default="")
+    add("base-config", "diffusers folder of a checkpoint's family, where diffusers' cache has none", default="")
+    add("width", "pixels (default: the base's own)", type=int, default=0)
+    add("height", "pixels (default: the base's own)", type=int, default=0)
+    add("detector", "how faces are found (default: auto; none for the starter)", choices=CHOICES)
+    add("insightface", "folder that holds models/<pack>/*.onnx", type=Path)
+    add("device", "cuda, mps or cpu (default: the best there is)", default="")
+    add("batch", "pictures drawn at once (default: 4; 25 for the starter)", type=int)
+
+
+def open_pipeline() -> type:
+    """The class Pipeline. Raises ValueError where a package is missing or broken."""
+    try:
+        from .generate import Pipeline
+    except Exception as error:  # broken installations raise anything
+        what = f"{error.name} is not installed" if isinstance(error, ImportError) and error.name else first_line(error)
+        raise ValueError(f'the pipeline cannot be loaded ({what}); pip install ".[training]" in the pack\'s folder') from error
+    return Pipeline
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw and write options.out. Raises ValueError, in one sentence, for what cannot be done."""
+    pipeline_class = open_pipeline()
+    from .photos import is_clip, read_photos
+
+    people, references = options.identity or [], options.reference or []
+    clip = any(map(is_clip, references))
+    if clip != is_clip(options.out) or (clip and (len(references), len(people)) > (1, 1)):
+        raise ValueError("one clip as the reference makes one clip; give --out the ending .mp4 for it, and .png for photos")
+    if options.steps < 1 or (options.batch or 1) < 1:
+        raise ValueError("--steps and --batch are at least 1")
+    chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch")}
+    pipeline = pipeline_class.load(
+        options.base, options.meaf, options.dsid, options.device, options.base_config,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )  # fmt: skip
+    photos = [read_photos(person)[0] for person in people]
+    frames = read_photos(references)
+    pictures = draw(pipeline, options, people, frames)
+    write(options.out, pictures, photos, frames, clip and references[0])
+    print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}: {options.out}")
+
+
+def draw(pipeline, options: argparse.Namespace, people: list, frames: list) -> list:
+    """Person by person, a picture for each reference."""
+    from tqdm import tqdm
+
+    strengths = {stream: value for stream in STREAMS if (value := getattr(options, f"{stream}_strength")) is not None}
+    semantics = pipeline.semantics(frames) if frames else None
+    pictures = []
+    for number, person in enumerate(people or [None]):
+        with tqdm(total=100, unit="%", desc=f"person {number + 1}" if len(people) > 1 else "drawing", file=sys.stderr) as bar:
+            pictures += pipeline(
+                options.prompt, person, semantics, negative=options.negative, seed=options.seed, strengths=strengths,
+                width=options.width, height=options.height, progress=lambda share: bar.update(round(100 * share) - bar.n),
+            )  # fmt: skip
+    return pictures
+
+
+def write(out: Path, pictures: list, people: list, references: list, clip: Path | None) -> None:
+    """One picture, the clip, or a sheet with the photos at its borders."""
+    from PIL.Image import fromarray
+
+    from .photos import clip_rate, sheet, write_clip
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if clip:
+            write_clip(out, pictures, clip_rate(clip))
+        elif len(pictures) == 1:
+            pictures[0].save(out)
+        else:
+            fromarray(sheet(people, references, pictures).numpy()).save(out)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{out} cannot be written ({error}); choose another --out") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The main job on one screen: who (identity photos), how (reference photos), where (a prompt) -> pictures."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from ..dsid import DSID, EncoderId, Identity, Semantics, average_identities, load_dsid, public_encoder
+from ..faces import crop_face, open_recogniser, select_face
+from ..faces.find import find_with, open_detector
+from ..faces.recognisers import RECOGNISERS
+from ..image import comfy_to_model, model_to_bytes
+from ..meaf import DEFAULT_SETTINGS, MEAF, StreamSettings, load_meaf
+from ..meaf.codes import stream_codes
+from .base import Base, load_base
+from .photos import Photos, read_photos
+from .sampling import BeforeStep, fused, sample
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+STARTER = {name: WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
+CFG = 3.0  # of the starter; Stable Diffusion's own habit is 7
+
+
+@dataclass
+class Pipeline:
+    """A base, the MEAF that fuses codes with it (None: the base alone), and the DSID whose codes it reads.
+
+    detector: how faces are found, one of faces.CHOICES; insightface: the folder that holds models/<pack>/*.onnx; batch:
+    pictures drawn at once.
+    """
+
+    base: Base
+    meaf: MEAF | None = None
+    dsid: DSID | None = None
+    steps: int = 25
+    cfg: float = CFG
+    detector: str = "auto"
+    insightface: Path | None = None
+    batch: int = 4
+
+    @classmethod
+    def load(
+        cls,
+        base: str | Path = "",
+        meaf: str | Path = "",
+        dsid: str | Path = "",
+        device: str = "",
+        base_config: str | Path = "",
+        **settings,
+    ) -> "Pipeline":
+        """The starter that comes with the pack, or a Stable Diffusion checkpoint (.safetensors, or a diffusers folder) with a
+        MEAF and its DSID. base_config: see `load_base`. Raises ValueError, in one sentence, for what cannot be used.
+        """
+        files = {"base": base, "meaf": meaf, "dsid": dsid} if base else {**STARTER, **_given(meaf=meaf, dsid=dsid)}
+        place = torch.device(device or best_device())
+        dtype = torch.float32 if place.type == "cpu" else torch.float16
+        loaded = load_base(str(files["base"]), place, dtype, str(base_config))
+        drawn = loaded.family == "starter"  # its faces fill the picture, and detectors of photographs find none of them
+        habits = {"cfg": CFG, "detector": "none", "batch": 25} if drawn else {"cfg": 7.0}
+        kind = loaded.unet.dtype
+        return cls(
+            loaded,
+            load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None,
+            load_dsid(Path(files["dsid"])).to(place).float().eval() if files["dsid"] else None,
+            **{**habits, **settings},
+        )
+
+    def __call__(
+        self,
+        prompt: str,
+        identity: Identity | Photos | None = None,
+        reference: Semantics | Photos | None = None,
+        *,
+        negative: str = "",
+        seed: int = 0,
+        strengths: Mapping[str, float] = {},
+        width: int = 0,
+        height: int = 0,
+        progress: BeforeStep = lambda share: None,
+    ) -> list[Image]:
+        """One picture of the person for each reference. identity: photos of one person (files, or (B, H, W, 3) in [0, 1]),
+        or a code; reference: photos, or codes; strengths: of streams, else the usual ones; width, height: pixels, else the
+        base's own; progress: called with the share of the steps done, before each. Raises ValueError, in one sentence.
+        """
+        who = identity if isinstance(identity, Identity | None) else self.identity(identity)
+        how = reference if isinstance(reference, Semantics | None) else self.semantics(reference)
+        codes = self.codes(who, how)
+        rows = max([1, *map(len, codes.values())])
+        noise = self.noise(seed, width, height).expand(rows, -1, -1, -1)
+        pictures = self.draw([prompt] * rows, codes, noise, settings_of(codes, strengths), negative, progress)
+        return [fromarray(levels.numpy()) for levels in model_to_bytes(pictures).movedim(1, -1).cpu()]
+
+    def identity(self, photos: Photos) -> Identity:
+        """Photos of one person -> who it is, in the space that the MEAF's identity stream reads."""
+        encoder = self._encoder("identity")
+        images = read_photos(photos)
+        if encoder == self._own():
+            return average_identities(Identity(self._encode(DSID.encode_identity, images), encoder))
+        if encoder.name not in RECOGNISERS or encoder != public_encoder(encoder.name):
+            raise ValueError(self._no_encoder("identity", encoder))
+        found = torch.cat([open_recogniser(encoder.name, self.insightface)(image[None]).embeddings for image in images])
+        norm = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
+        return average_identities(Identity(F.normalize(found, dim=-1), encoder, norm))
+
+    def semantics(self, photos: Photos) -> Semantics:
+        """Photos -> expression and head pose, one code for each."""
+        encoder = self._encoder("expression")
+        if encoder != self._own():
+            raise ValueError(self._no_encoder("semantics", encoder))
+        return Semantics(**self._encode(DSID.encode_semantics, read_photos(photos)), encoder=encoder)
+
+    def codes(self, identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
+        """Stream name -> (N, width), N the number of pictures; none for the base alone."""
+        if identity is None and semantics is None:
+            return {}
+        found = stream_codes(self._meaf().config, identity, semantics)
+        rows = max(map(len, found.values()))
+        return {name: code.expand(rows, -1) for name, code in found.items()}
+
+    def noise(self, seed: int, width: int = 0, height: int = 0) -> Tensor:
+        """(1, C, h, w) of unit variance, the same on every device."""
+        sides = [side or self.base.size for side in (height, width)]
+        if any(side % self.base.factor or side < 0 for side in sides):
+            raise ValueError(f"a picture of {sides[1]} x {sides[0]} cannot be drawn; give multiples of {self.base.factor}")
+        generator = torch.Generator().manual_seed(seed)
+        shape = (1, self.base.unet.config.in_channels, *[side // self.base.factor for side in sides])
+        return torch.randn(shape, generator=generator).to(self.base.unet.device)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        codes: dict[str, Tensor],
+        noise: Tensor,
+        settings: Mapping[str, StreamSettings] = DEFAULT_SETTINGS,
+        negative: str = "",
+        progress: BeforeStep = lambda share: None,
+    ) -> Tensor:
+        """N prompts, stream -> (N, width), noise (N, C, h, w) -> pictures (N, 3, H, W) in [-1, 1]."""
+        pictures = []
+        for rows in torch.arange(len(prompts)).split(self.batch):
+            sentences = [prompts[row] for row in rows.tolist()]
+            text, without = self.base.text(sentences), self.base.text([negative] * len(rows))
+            chosen = {name: code[rows.to(code.device)] for name, code in codes.items()}
+            with fused(self.base, self.meaf, chosen, settings, self.steps) as before_step:
+                tell = _both(before_step, _part(progress, int(rows[0]), len(rows), len(prompts)))
+                latents = sample(self.base, text, without, noise[rows.to(noise.device)], self.steps, self.cfg, tell)
+            pictures.append(self.base.decode(latents).clamp(-1, 1))
+        progress(1.0)
+        return torch.cat(pictures)
+
+    @torch.no_grad()
+    def _encode(self, encode: Callable, images: list[Tensor]):
+        """Face crops of pictures (H, W, 3) in [0, 1], read by the DSID."""
+        size, opened, crops = self.dsid.config.image_size, open_detector(self.detector, self.insightface), []
+        for number, image in enumerate(images, 1):
+            name = f"photo {number} of {len(images)}"
+            face = select_face(find_with(opened, image, None, name).faces, 0, "largest", tuple(image.shape[:2]), name)
+            crops.append(crop_face(image, face, size=size)[0])
+        return encode(self.dsid, comfy_to_model(torch.stack(crops)).to(next(self.dsid.parameters()).device))
+
+    def _meaf(self) -> MEAF:
+        if self.meaf is None:
+            raise ValueError(
+                "there is no MEAF to fuse photos with this base; give one made for it (--meaf), or leave photos away"
+            )
+        return self.meaf
+
+    def _own(self) -> EncoderId | None:
+        return self.dsid.encoder if self.dsid else None
+
+    def _encoder(self, stream: str) -> EncoderId:
+        """Whose codes a stream of the MEAF reads."""
+        config = self._meaf().config
+        return config.encoder_of(stream) if stream in config.streams else config.encoder
+
+    def _no_encoder(self, what: str, encoder: EncoderId) -> str:
+        have = f", and {self._own()} was given" if self.dsid else ""
+        return f"MEAF {self._meaf().config.name!r} reads {what} of {encoder}{have}; give that DSID's file (--dsid)"
+
+
+def settings_of(codes: Iterable[str], strengths: Mapping[str, float]) -> dict[str, StreamSettings]:
+    """Of each stream: the usual settings, or those of an always open one for a name of its own, with the given strengths."""
+    usual = {name: DEFAULT_SETTINGS.get(name, StreamSettings(1.0, 0.0, 1.0)) for name in codes}
+    return {name: replace(settings, strength=strengths.get(name, settings.strength)) for name, settings in usual.items()}
+
+
+def best_device() -> str:
+    """cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _given(**files) -> dict:
+    return {name: path for name, path in files.items() if path}
+
+
+def _part(progress: BeforeStep, done: int, rows: int, total: int) -> BeforeStep:
+    """The share of all pictures, told by the share of some `rows` of them after `done`."""
+    return lambda share: progress((done + share * rows) / total)
+
+
+def _both(first: BeforeStep, second: BeforeStep) -> BeforeStep:
+    def call(share: float) -> None:
+        first(share)
+        second(share)
+
+    return call
