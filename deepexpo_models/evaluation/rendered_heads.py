@@ -1,0 +1,94 @@
+"""How well a DSID reads rendered heads of held-out people, whose truth is known; for gaze and brows no landmarker is that:
+
+    python -m deepexpo_models.evaluation.rendered_heads --heads runs/heads/test --dsid weights/photo-dsid.safetensors
+
+Places are found by the DSID itself. A DSID without read-outs is read by a ridge regression fitted on the other people.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
+from ..dsid import DSID, load_dsid
+from ..dsid.rotation import geodesic_angle, matrix_to_euler, rotation_to_matrix
+from .real_faces import FACTORS, correlation, factors_of, ridge
+from .tables import write_table
+
+YAW_BINS = ((0, 30), (30, 60), (60, 75), (75, 90))  # degrees; training ends at 75
+CHUNK = 64
+
+
+@torch.no_grad()
+def codes_of(model: DSID, store: HeadStore, rows: Tensor) -> dict[str, Tensor]:
+    """rows (N,) -> codes of their pictures, identity among them, float32."""
+    found = []
+    for part in rows.split(CHUNK):
+        images = F.interpolate(store.images(part), model.config.image_size, mode="bilinear", antialias=True)
+        found.append({"identity": model.encode_identity(images), **model.encode_semantics(images)})
+    return {name: torch.cat([part[name] for part in found]).float() for name in found[0]}
+
+
+def report(model: DSID, store: HeadStore, name: str) -> dict[str, dict]:
+    """Name of a table -> its row for this DSID: `rotation`, `expression`, `leak`."""
+    rows = torch.arange(len(store))
+    labels = [store.heads(part) for part in rows.split(1024)]
+    rotation, units = torch.cat([part.rotation for part in labels]), torch.cat([part.units for part in labels])
+    codes, true = codes_of(model, store, rows), factors_of(units)
+    told = model.readout is not None
+    group = rows // (FRAMES * PEOPLE)  # it plays the same expressions, so a fit sees none of it
+    found = factors_of(model.readout.arkit52(codes["expression"])) if told else ridge(codes["expression"], true, group)
+    return {
+        "rotation": {"reader": name, **_rotation(rotation_to_matrix(codes["rotation"]), rotation)},
+        "expression": {
+            "reader": name if told else f"{name}, by ridge",
+            **{factor: correlation(found[:, i], true[:, i]) for i, factor in enumerate(FACTORS)},
+        },
+        "leak": {"reader": name, **nearest(codes["expression"], store.person(rows))},
+    }
+
+
+def _rotation(found: Tensor, true: Tensor) -> dict[str, float]:
+    degrees, yaw = torch.rad2deg(geodesic_angle(found, true)), matrix_to_euler(true)[:, 0].abs()
+    bins = {f"yaw {low}-{high}": degrees[(yaw >= low) & (yaw < high)].mean().item() for low, high in YAW_BINS}
+    return {"degrees": degrees.mean().item(), "median": degrees.median().item(), **bins}
+
+
+def nearest(codes: Tensor, person: Tensor) -> dict[str, float]:
+    """Whose code is nearest to each, among all others, entries scaled to one variance: shares of the same person and of the
+    same expression by another one, and what chance gives. person (N,): a store's numbers, FRAMES rows each, PEOPLE to a group.
+    """
+    scaled = (codes - codes.mean(0)) / codes.std(0).clamp(min=1e-6)
+    distances = torch.cdist(scaled, scaled).fill_diagonal_(float("inf"))
+    chosen, rows = distances.argmin(1), torch.arange(len(codes))
+    group = FRAMES * PEOPLE
+    same = (rows // group == chosen // group) & (rows % FRAMES == chosen % FRAMES) & (person != person[chosen])
+    others = len(codes) - 1
+    return {
+        "the same person": (person == person[chosen]).float().mean().item(),
+        "person, by chance": (FRAMES - 1) / others,
+        "the same expression by another": same.float().mean().item(),
+        "expression, by chance": (PEOPLE - 1) / others,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="How well a DSID reads rendered heads of held-out people.")
+    parser.add_argument("--heads", type=Path, required=True, help="folder of rendered heads, of the test split")
+    parser.add_argument("--dsid", type=Path, nargs="+", required=True, help="DSID files to compare")
+    parser.add_argument("--out", type=Path, default=Path("runs/rendered"), help="folder for the tables")
+    options = parser.parse_args(argv)
+    try:
+        store = HeadStore(options.heads)
+        reports = [report(load_dsid(path).float(), store, path.stem) for path in options.dsid]
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    for table in reports[0]:
+        write_table(options.out, table, [row[table] for row in reports])
+
+
+if __name__ == "__main__":
+    main()
