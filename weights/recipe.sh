@@ -34,7 +34,8 @@ train train_meaf --out "$runs/meaf" --name starter --dsid "$runs/dsid-encoders/d
     --base "$runs/base/starter-base.safetensors" --synthetic "$runs/faces" --steps 2500 --batch-size 48 --snr-gamma 0 \
     --expression-width 128 --pose-width 64 --lr 3e-3 --warmup 20 --ema 0.99 --grad-clip 0 --save-every 100
 
-$python -m deepexpo_models.training.train_judge --out weights/judge.safetensors --synthetic "$runs/faces" --minutes 35
+train train_judge --out "$runs/judge" --synthetic "$runs/faces"
+cp "$runs/judge/judge.safetensors" weights/judge.safetensors
 
 for part in dsid/dsid base/starter-base meaf/meaf; do cp "$runs/$part.safetensors" "weights/starter-${part##*[/-]}.safetensors"; done
 (cd weights && sha256sum -- *.safetensors > SHA256SUMS)

@@ -1,22 +1,20 @@
-"""Train the judge of drawn faces (`evaluation.judges.drawn`), from drawn faces whose factors are known, blurred, compressed
-and tinted as generators do, so that it judges generated pictures fairly.
+"""Train the judge of drawn faces: python -m deepexpo_models.training.train_judge --out runs/judge --synthetic FACES
 
-    python -m deepexpo_models.training.train_judge --out weights/judge.safetensors --synthetic runs/faces --minutes 20
+It (`evaluation.judges.drawn`) learns from drawn faces whose factors are known, blurred, compressed and tinted as generators do,
+so that it judges generated pictures fairly. The released file, judge.safetensors, holds its own errors too.
 """
 
-import argparse
 import copy
-import math
-import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from ..data.synthetic import CONTEXT, EXPRESSION, GROUPS, POSE, Scene, concatenate, render
 from ..data.synthetic.shards import ShardStore
+from ..dsid.losses import info_nce
 from ..dsid.rotation import euler_to_matrix, geodesic_angle
 from ..evaluation.judges.drawn import (
     CHUNK,
@@ -30,15 +28,105 @@ from ..evaluation.judges.drawn import (
     to_share,
     true_looks,
 )
+from .engine.ema import EMA
+from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
+from .engine.settings import RunSettings, option, parse_settings
 from .judge.data import ExtremePairs, sample_pairs, sample_views
 from .judge.degradations import degrade, no_faces
 
-TEMPERATURE = 0.1  # of InfoNCE
+NO_MATRICES = ("stem", "head")  # first and last layers are left to Adam
 LOSS_WEIGHTS = {"expression": 16.0, "rotation": 4.0, "place": 2.0, "identity": 0.5, "looks": 2.0, "context": 0.3, "face": 0.3}
 GALLERY = 200  # people among whom a person is found again
 VIEWS = 3  # pictures of each of them
 EXTREME_SHARE = 4  # one training picture in so many has an extreme pose: the shards have none, the reports do
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(RunSettings):
+    """Training of the judge of drawn faces; batch_size counts people, two pictures of each."""
+
+    steps: int = option(1500, "optimizer steps in all, those of resumed runs included")
+    batch_size: int = option(24, "people per process and per backward pass, two pictures of each")
+    lr: float = option(2e-3, "learning rate after the warm-up")
+    warmup: int = option(50, "steps in which the learning rate rises from zero")
+    ema: float = option(0.99, "decay of the averaged weights, per step; 0 keeps the last weights")
+    grad_clip: float = option(5.0, "largest gradient norm; 0 does not clip")
+    save_every: int = option(200, "steps between states that a run can be resumed from")
+    sample_every: int = option(0, "steps between measurements on held-out people; 0 makes none")
+    synthetic: str = option(help="folder of drawn faces (deepexpo_models.data.draw)")
+    extremes: int = option(600, "people in extreme poses, drawn at the start: the folder has none")
+    init: str = option("", "a judge to start from")
+
+
+class JudgeStep(nn.Module):
+    """forward(images, scene, generator) -> named loss terms; DistributedDataParallel wraps it whole."""
+
+    def __init__(self, judge: Judge):
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, images: Tensor, scene: Scene, generator: Generator) -> dict[str, Tensor]:
+        return losses(self.judge, degrade(images, generator), scene, generator)
+
+
+class DrawnPeople:
+    """Pairs of pictures of people, one in EXTREME_SHARE of them in extreme poses."""
+
+    def __init__(self, settings: JudgeSettings):
+        self.store = ShardStore(settings.synthetic)
+        self.turned = ExtremePairs(settings.extremes, self.store.size, torch.Generator().manual_seed(settings.seed))
+
+    def sample(self, people: int, generator: Generator, lead: Generator) -> tuple[Tensor, Scene]:
+        few = people // EXTREME_SHARE
+        pairs = [sample_pairs(self.store, people - few, generator), self.turned.sample(few, generator)]
+        return torch.cat([images for images, _ in pairs]), concatenate([scene for _, scene in pairs])
+
+
+def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | None:
+    """Run or resume; returns the released file, None when the run was stopped before its end. config: sizes of a new judge."""
+    engine = Engine(settings)
+    data = DrawnPeople(settings)
+    judge = load_judge(Path(settings.init)).requires_grad_(True).train() if settings.init else Judge(config or JudgeConfig())
+    optimizer = Muon(*split_parameters([judge], NO_MATRICES), settings.lr)
+    schedule, ema = make_scheduler(optimizer, settings), EMA(judge, settings.ema)
+    step_module, optimizer = engine.prepare(JudgeStep(judge), optimizer)
+    for name, thing in {"judge": judge, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
+        engine.register(name, thing)
+
+    feed = engine.feed(data.sample)
+    for step in engine.steps(engine.restore()):
+        for part in range(settings.accumulate):
+            (images, scene), generator = feed.take(step, part)
+            with engine.autocast():
+                terms = step_module(images.to(engine.device), scene, generator)
+            weighted = {name: LOSS_WEIGHTS[name] * term for name, term in terms.items()}
+            engine.backward(sum(weighted.values()), weighted)
+        norm = engine.clip(judge.parameters())
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        ema.update(judge, step)
+        engine.log(step, {**terms, "grad_norm": norm})
+        if settings.sample_every and (step + 1) % settings.sample_every == 0:
+            with ema.applied(judge):
+                engine.log(step, own_errors(judge.eval(), torch.Generator().manual_seed(settings.seed + 1)))
+            judge.train()
+
+    if not engine.finished:
+        return None
+    with ema.applied(judge):
+        return _release(engine, settings, judge)
+
+
+def _release(engine: Engine, settings: JudgeSettings, judge: Judge) -> Path:
+    """The file, with the judge's own errors: what it holds, in half precision, is what is measured."""
+    path = Path(settings.out) / "judge.safetensors"
+    if engine.is_main:
+        released, kinds = copy.deepcopy(judge).half().float().eval(), {"pictures": False, "degraded pictures": True}
+        measured = torch.Generator().manual_seed(settings.seed + 1)
+        errors = {kind: own_errors(released, measured, spoilt=spoilt) for kind, spoilt in kinds.items()}
+        released.errors = {"steps": settings.steps, **errors}
+        save_judge(path, released)
+    return path
 
 
 def losses(judge: Judge, images: Tensor, scene: Scene, generator: Generator) -> dict[str, Tensor]:
@@ -60,19 +148,11 @@ def losses(judge: Judge, images: Tensor, scene: Scene, generator: Generator) -> 
         "expression": F.mse_loss(expression, to_share(scene.expression, EXPRESSION)),  # an L1 would find brows at rest always
         "rotation": (found["rotation"] - rotation).square().sum((1, 2)).mean(),
         "place": F.smooth_l1_loss(found["place"], to_share(scene.pose[:, 3:], POSE[3:]), beta=0.2),
-        "identity": info_nce(found["identity"]),
+        "identity": info_nce(found["identity"][0::2], found["identity"][1::2]),
         "looks": F.mse_loss(found["looks"], to_share(true_looks(scene), LOOKS)),
         "context": torch.stack(context).mean(),
         "face": F.binary_cross_entropy_with_logits(faces, present[: len(faces)]),
     }
-
-
-def info_nce(embeddings: Tensor) -> Tensor:
-    """embeddings (2 P, D) of unit norm, pairs together -> how badly each finds its partner among all others (van den Oord
-    et al. 2018, "Representation Learning with Contrastive Predictive Coding")."""
-    logits = embeddings @ embeddings.T / TEMPERATURE
-    logits = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -math.inf)
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device) ^ 1)
 
 
 @torch.no_grad()
@@ -124,74 +204,9 @@ def _recognition(identity: Tensor) -> dict[str, float]:
     }
 
 
-def train(
-    out: Path, synthetic: Path, minutes: float, *, config: JudgeConfig | None = None, people: int = 24,
-    learning_rate: float = 2e-3, seed: int = 0, device: str = "cpu", save_minutes: float = 5.0, extremes: int = 600,
-    init: Path | None = None, log=print,
-) -> Judge:  # fmt: skip
-    """Train for `minutes` on drawn faces, from nothing or from the judge in the file `init`, save every `save_minutes` and
-    at the end, with the judge's own errors; returns the averaged judge. A step takes pairs of `people`, one in EXTREME_SHARE
-    of them of the `extremes` people drawn at the start. The learning rate follows the clock: a warm-up of 3%, then a cosine.
-    """
-    torch.manual_seed(seed)
-    generator, store = torch.Generator().manual_seed(seed), ShardStore(synthetic)
-    judge = (load_judge(init).requires_grad_(True).train() if init else Judge(config or JudgeConfig())).to(device)
-    turned = ExtremePairs(extremes, store.size, generator)
-    averaged = copy.deepcopy(judge).eval().requires_grad_(False)
-    optimizer = Muon(*split_parameters([judge], ("stem", "head")), learning_rate)
-    few = people // EXTREME_SHARE
-    start, saved, step, means = time.monotonic(), 0.0, 0, {}
-    while (elapsed := (time.monotonic() - start) / 60) < minutes or step == 0:
-        share = min(elapsed / minutes, 1.0) if minutes else 1.0
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(share / 0.03 + 0.02, 1) * (0.51 + 0.49 * math.cos(math.pi * share))
-        pairs = [sample_pairs(store, people - few, generator), turned.sample(few, generator)]
-        images, scene = torch.cat([part for part, _ in pairs]), concatenate([part for _, part in pairs])
-        terms = losses(judge, degrade(images.to(device), generator), scene, generator)
-        optimizer.zero_grad(set_to_none=True)
-        sum(LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 5.0)
-        optimizer.step()
-        _average(averaged, judge, decay=min(0.99, (step + 1) / (step + 10)))
-        step += 1
-        means = {name: 0.95 * means.get(name, term.item()) + 0.05 * term.item() for name, term in terms.items()}
-        if step % 50 == 0:
-            log(f"{elapsed:5.1f} min, step {step}: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
-        if elapsed - saved > save_minutes:
-            save_judge(out, averaged)
-            saved = elapsed
-    measured = torch.Generator().manual_seed(seed + 1)
-    save_judge(out, averaged)
-    averaged.half().float()  # what the file holds is what is measured
-    averaged.errors = {
-        "steps": step,
-        "pictures": own_errors(averaged, measured),
-        "degraded pictures": own_errors(averaged, measured, spoilt=True),
-    }
-    save_judge(out, averaged)
-    return averaged
-
-
-@torch.no_grad()
-def _average(averaged: Judge, judge: Judge, decay: float) -> None:
-    for mean, new in zip(averaged.parameters(), judge.parameters(), strict=True):
-        mean.lerp_(new, 1 - decay)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--synthetic", type=Path, required=True, help="folder of drawn faces (deepexpo_models.data.draw)")
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--init", type=Path, help="a judge to go on from")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    judge = train(options.out, options.synthetic, options.minutes, seed=options.seed, device=options.device, init=options.init)
-    for kind in ("pictures", "degraded pictures"):
-        print(kind + ": " + ", ".join(f"{name} {value:.3f}" for name, value in judge.errors[kind].items()))
+def main(argv: list[str] | None = None) -> None:
+    settings = parse_settings(JudgeSettings, argv, "Train the judge of drawn faces.")
+    train(settings)
 
 
 if __name__ == "__main__":

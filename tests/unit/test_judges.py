@@ -1,7 +1,7 @@
 """The judge of drawn faces: what it learns from, its file, a few steps of its training."""
 
+import json
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +20,7 @@ from deepexpo_models.evaluation.judges.drawn import (
 from deepexpo_models.training import train_judge
 from deepexpo_models.training.judge.data import ExtremePairs, mirror, sample_pairs, sample_views
 from deepexpo_models.training.judge.degradations import degrade, no_faces
-from deepexpo_models.training.train_judge import info_nce, own_errors, train
-from deepexpo_models.weights import load_tensors
+from deepexpo_models.training.train_judge import JudgeSettings, own_errors, train
 
 TINY = JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)
 
@@ -110,12 +109,6 @@ def test_shares():
     assert torch.equal(from_share(torch.full((1, 11), 3.0), EXPRESSION), values[1:])
 
 
-def test_info_nce_wants_pairs_together():
-    pairs = torch.eye(4).repeat_interleave(2, dim=0)
-    apart = torch.cat([torch.eye(4), torch.eye(4)])
-    assert info_nce(pairs) < 0.01 < 5 < info_nce(apart)
-
-
 def test_views_of_a_person_share_nothing_but_the_person():
     scene = sample_views(4, 3, rng(), "test")
     views = scene.identity.unflatten(0, (4, 3))
@@ -180,18 +173,25 @@ def test_own_errors_of_an_untrained_judge():
 
 
 def test_training_writes_a_judge_that_knows_its_errors(faces, tmp_path, monkeypatch):
+    """Halves make the judge that the whole makes, bit by bit; its errors are those of the file."""
     monkeypatch.setattr(train_judge, "own_errors", partial(own_errors, people=6))
-    out, seconds = tmp_path / "judge.safetensors", iter([0, 0, 20, 40, 70])  # three steps fit in a minute
-    monkeypatch.setattr(train_judge, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    trained = train(out, faces, minutes=1, config=TINY, people=2, save_minutes=0.5, extremes=4)
-    again = load_judge(out)
-    assert again.errors == trained.errors
-    assert set(again.errors) == {"steps", "pictures", "degraded pictures"} and again.errors["steps"] == 3
+    common = {"synthetic": str(faces), "batch_size": 4, "extremes": 4, "warmup": 1, "schedule": "constant", "save_every": 2}
+    whole = train(JudgeSettings(out=str(tmp_path / "whole"), steps=4, **common), TINY)
+    assert train(JudgeSettings(out=str(tmp_path / "halves"), steps=2, **common), TINY).is_file()
+    halves = train(JudgeSettings(out=str(tmp_path / "halves"), steps=4, **common), TINY)
+    one, two = load_judge(whole), load_judge(halves)
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert one.errors == two.errors and set(one.errors) == {"steps", "pictures", "degraded pictures"}
+    assert one.errors["steps"] == 4
+    assert one.errors["pictures"] == own_errors(one, rng(1), people=6)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert train_judge.LOSS_WEIGHTS.keys() < lines[-1].keys()
     torch.manual_seed(0)
     fresh = Judge(TINY).state_dict()
-    moved = [name for name, value in trained.state_dict().items() if not torch.equal(value, fresh[name].half().float())]
+    moved = [name for name, value in one.state_dict().items() if not torch.equal(value, fresh[name].half().float())]
     assert len(moved) > len(fresh) / 2
-    assert load_tensors(out, "judge")[0].name == "judge"
+    again = train(JudgeSettings(out=str(tmp_path / "more"), steps=1, init=str(whole), **common))
+    assert load_judge(again).config == TINY, "it goes on from a judge's file"
 
 
 def test_extreme_pairs():
