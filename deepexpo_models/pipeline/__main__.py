@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     clip = any(map(is_clip, references))
     if clip != is_clip(options.out) or (clip and (len(references), len(people)) > (1, 1)):
         raise ValueError("one clip as the reference makes one clip; give --out the ending .mp4 for it, and .png for photos")
-    if options.steps < 1 or (options.batch or 1) < 1:
+    if any(count is not None and count < 1 for count in (options.steps, options.batch)):
         raise ValueError("--steps and --batch are at least 1")
     chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch")}
     pipeline = pipeline_class.load(

@@ -118,7 +118,7 @@ def test_the_python_of_the_readme_runs(clone):
 def test_the_command_of_the_readme_runs(clone):
     words = shlex.split(readme("bash", "-m deepexpo_models.pipeline").replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "deepexpo_models.pipeline"]
-    main([*words[3:], "--steps", "2"])
+    main(words[3:])
     assert Image.open(clone / "picture.png").size == (128, 128)
 
 

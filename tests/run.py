@@ -1,0 +1,78 @@
+"""The one test command, the same on every system: python tests/run.py [options of pytest]
+
+Makes .venv beside the clone if it is not there, installs what the tests need, checks style and types, runs the tests, and
+prints how long each part took. A ComfyUI at COMFYUI_PATH or ~/ComfyUI is used if present; without one its tests are skipped,
+and the summary says so. Standard library alone.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from demo import TORCH, environment, imports, install  # noqa: E402
+
+TORCHVISION = "torchvision==0.28.0"
+CHECKS = (("style", "ruff", "check", "."), ("format", "ruff", "format", "--check", "."))
+
+
+def main(options: list[str]) -> int:
+    python = environment(ROOT / ".venv")
+    timed("installation", lambda: prepare(python))
+    codes = [timed(name, lambda words=words: run(python, *words)) for name, *words in CHECKS]
+    return max(codes) or timed("tests", lambda: run(python, "pytest", *options))
+
+
+def prepare(python: Path) -> int:
+    """Everything that the tests import, in the environment."""
+    if not imports(python, "torch"):
+        install(python, TORCH)
+    torch = f"torch=={version(python, 'torch')}"  # no other package may bring another
+    install(python, torch, ".[test]")
+    requirements = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI") / "requirements.txt"
+    if requirements.is_file():
+        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (see tests/conftest.py).
+        if not version(python, "torchvision"):
+            install(python, "--no-deps", TORCHVISION)
+        install_listed(python, torch, requirements)
+    return 0
+
+
+def install_listed(python: Path, torch: str, requirements: Path) -> None:
+    """ComfyUI's packages without torch's own, which are there."""
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    listed = [line for line in lines if line.strip() not in ("torch", "torchvision", "torchaudio")]
+    with tempfile.TemporaryDirectory() as folder:
+        rest = Path(folder, "requirements.txt")
+        rest.write_text("\n".join(listed), encoding="utf-8")
+        install(python, torch, "-r", str(rest))
+
+
+def version(python: Path, package: str) -> str:
+    """Of an installed package, without importing it; empty where it is not installed."""
+    asked = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return subprocess.run([python, "-c", asked], capture_output=True, text=True).stdout.strip()
+
+
+def run(python: Path, *words: str) -> int:
+    return subprocess.run([python, "-m", *words], cwd=ROOT).returncode
+
+
+def timed(name: str, call: Callable[[], int]) -> int:
+    start = time.monotonic()
+    code = call()
+    print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"run.py: {' '.join(map(str, error.cmd[1:6]))} ... failed, its reason stands above")
