@@ -35,6 +35,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ALIGNMENT = 8  # bytes, of a header's end
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,23 @@ def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
         yield _checked(path, file)
 
 
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, contiguous and on the CPU, into a file, which keeps its mode (safetensors' own writer, 0.8, gives it
+    another). The largest items come first, so that all are aligned. Raises OSError."""
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
 def parse_json(text: str):
     """JSON as its standard has it: no NaN, no key twice. Raises ValueError for anything else, at any depth."""
     try:
@@ -104,7 +123,8 @@ def parse_json(text: str):
 def excerpt(value: object, length: int = 60) -> str:
     """A value of a file, as an error may show it: on one line, cut, and not searched through where it is large."""
     if isinstance(value, str):
-        return ascii(value) if len(value) <= length else ascii(value[:length]) + "..."
+        text = value[:length].encode("utf-8", "backslashreplace").decode()
+        return repr(text) + ("..." if len(value) > length else "")
     return str(value) if value is None or (isinstance(value, float | int) and abs(value) < 1e9) else type(value).__name__
 
 

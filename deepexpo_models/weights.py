@@ -12,11 +12,10 @@ from math import prod
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from .safetensors_file import SafetensorsFile, excerpt, open_safetensors, parse_json
+from .safetensors_file import SafetensorsFile, excerpt, open_safetensors, parse_json, write_safetensors
 from .whole_files import write_file
 
 FORMAT = "1"
@@ -56,6 +55,11 @@ class Header:
         return tuple(kind for kind in TRAINED_ON if kind in said)
 
 
+def trained_on_words(kinds: tuple[str, ...]) -> str:
+    """("drawings",) -> "trained on drawings"."""
+    return f"trained on {' and '.join(kinds)}" if kinds else "whose file does not say what it was trained on"
+
+
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes in the order of the names; independent of the file layout."""
     digest = hashlib.sha256()
@@ -87,7 +91,7 @@ def save_tensors(
 def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write any safetensors file, whole or not at all. Tensors are contiguous and on the CPU. Raises WriteError."""
     with write_file(path) as beside:
-        save_file(tensors, beside, metadata)
+        write_safetensors(beside, tensors, metadata)
 
 
 def read_header(path: Path) -> Header:

@@ -1,13 +1,14 @@
 """Saved codes. The four nodes differ only in their kind, so two families are made from one table."""
 
-import os
-
 from comfy_api.latest import io
 
 from ..deepexpo_models.dsid import load_identity, load_semantics, save_identity, save_semantics
 from . import sockets
 from .comfy_host.folders import FOLDER, code_names, code_path, new_code_path
+from .comfy_host.headers import fingerprint
 from .sockets import schema
+
+NONE_SAVED = "none saved yet"
 
 
 class _SaveCode(io.ComfyNode):
@@ -28,7 +29,7 @@ class _SaveCode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("name", display_name="name", tooltip="The saved file's name, as the load node takes it.")
+                sockets.SavedName.Output("name", display_name="name", tooltip="The saved file's name; links to the load node.")
             ],
             is_output_node=True,
         )
@@ -52,7 +53,7 @@ class _LoadCode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=code_names(cls.KIND),
+                    options=code_names(cls.KIND) or [NONE_SAVED],
                     tooltip=f"A file written by Save {cls.KIND.capitalize()}. Shared files go into input/{FOLDER}.",
                 )
             ],
@@ -60,18 +61,19 @@ class _LoadCode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name) -> bool | str:
-        """Takes any file below ComfyUI's folders, not only the listed ones, and says why one cannot be used."""
+    def validate_inputs(cls, name=None) -> bool | str:
+        """Takes any file below ComfyUI's folders, not only the listed ones, and says why one cannot be used. A name that comes
+        by a link is judged when it is there."""
+        if name == NONE_SAVED:
+            return f"no {cls.KIND} is saved yet; save one with Save {cls.KIND.capitalize()} and refresh"
         try:
-            code_path(name)
+            return name is None or bool(code_path(name))
         except ValueError as error:
             return str(error)
-        return True
 
     @classmethod
-    def fingerprint_inputs(cls, name) -> str:
-        status = os.stat(code_path(name))
-        return f"{status.st_mtime_ns} {status.st_size}"
+    def fingerprint_inputs(cls, name=None) -> str:
+        return "" if name is None else fingerprint(code_path(name))
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from . import sockets
-from .comfy_host.folders import weight_names
+from .comfy_host.folders import validate_weight, weight_fingerprint, weight_names
 from .comfy_host.memory import open_dsid, open_meaf
 from .sockets import schema
 
@@ -25,8 +25,17 @@ class LoadDSID(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, dsid_name=None) -> bool | str:
+        return validate_weight(dsid_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, dsid_name=None) -> str:
+        return weight_fingerprint(dsid_name)
+
+    @classmethod
     def execute(cls, dsid_name) -> io.NodeOutput:
-        return io.NodeOutput(open_dsid(dsid_name))
+        dsid = open_dsid(dsid_name)
+        return io.NodeOutput(dsid, ui={"text": [dsid.described]})
 
 
 class LoadMEAF(io.ComfyNode):
@@ -49,8 +58,17 @@ class LoadMEAF(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, meaf_name=None) -> bool | str:
+        return validate_weight(meaf_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, meaf_name=None) -> str:
+        return weight_fingerprint(meaf_name)
+
+    @classmethod
     def execute(cls, meaf_name) -> io.NodeOutput:
-        return io.NodeOutput(open_meaf(meaf_name))
+        meaf = open_meaf(meaf_name)
+        return io.NodeOutput(meaf, ui={"text": [meaf.described]})
 
 
 NODES = (LoadDSID, LoadMEAF)

@@ -1,7 +1,8 @@
 from comfy_api.latest import io, ui
 
+from .comfy_host.folders import weight_fingerprint
 from .comfy_host.samples import CHOICES, sample_faces
-from .comfy_host.starter import open_starter
+from .comfy_host.starter import FILE, open_starter
 from .sockets import schema
 
 
@@ -22,6 +23,10 @@ class LoadStarter(io.ComfyNode):
                 io.Vae.Output("vae", display_name="VAE", tooltip="Connect to VAE Decode and VAE Encode."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls) -> str:
+        return weight_fingerprint(FILE)
 
     @classmethod
     def execute(cls) -> io.NodeOutput:

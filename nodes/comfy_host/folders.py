@@ -1,14 +1,16 @@
-"""Where files are: models/deepexpo and the pack's own weights/, saved codes in ComfyUI's output and input folders."""
+"""Where files are: weights in models/deepexpo and the pack's own weights/; saved codes, see `saved_codes`."""
 
 import os
 from pathlib import Path
 
 import folder_paths
 
-from ...deepexpo_models.weights import read_header
+from ...deepexpo_models.safetensors_file import excerpt
+from .headers import FOLDER, SUFFIX, fingerprint, kind_of
+from .saved_codes import code_names as code_names
+from .saved_codes import code_path as code_path
+from .saved_codes import new_code_path as new_code_path
 
-FOLDER = "deepexpo"  # folder key, as in extra_model_paths.yaml, and subfolder of output and input for saved codes
-SUFFIX = ".safetensors"
 PACK_WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
@@ -20,44 +22,31 @@ def register_folder() -> None:
 
 
 def weight_names(kind: str) -> list[str]:
-    """All names in the model folders, those of this kind (read from content) first; another kind is refused on loading."""
-    names = folder_paths.get_filename_list(FOLDER)
-    return sorted(names, key=lambda name: (_kind(folder_paths.get_full_path(FOLDER, name)) != kind, name))
+    """All names in the model folders: first those of this kind (read from content), last those that cannot be read. Another
+    kind is refused on loading."""
+    kinds = {name: kind_of(folder_paths.get_full_path(FOLDER, name) or name) for name in _all_names()}
+    return sorted(kinds, key=lambda name: (kinds[name] != kind, not kinds[name], name))
 
 
 def weight_path(name: str) -> Path:
     """Raises ValueError when no model folder has the name."""
-    path = folder_paths.get_full_path(FOLDER, name)
+    path = folder_paths.get_full_path(FOLDER, name) if isinstance(name, str) and "\0" not in name else None
     if path is None:
-        raise ValueError(f"{name} is in none of the {FOLDER} model folders; put it into models/{FOLDER} and refresh")
+        raise ValueError(f"{excerpt(name)} is in none of the {FOLDER} model folders; put it into models/{FOLDER} and refresh")
     return Path(path)
 
 
-def code_names(kind: str) -> list[str]:
-    """Saved codes of a kind in output/deepexpo and input/deepexpo, as ComfyUI's annotated names ("... [output]")."""
-    names = []
-    for root, note in ((folder_paths.get_output_directory(), " [output]"), (folder_paths.get_input_directory(), "")):
-        found = sorted(Path(root, FOLDER).rglob(f"*{SUFFIX}"))
-        names += [f"{path.relative_to(root).as_posix()}{note}" for path in found if _kind(path) == kind]
-    return names
+def validate_weight(name: str | None) -> bool | str:
+    """For validate_inputs: True, or why there is no such file. None: it comes by a link and is judged later."""
+    try:
+        return name is None or bool(weight_path(name))
+    except ValueError as error:
+        return str(error)
 
 
-def code_path(name: str) -> Path:
-    """An annotated name -> its path. Raises ValueError when it does not exist or points outside ComfyUI's folders."""
-    path = Path(folder_paths.get_annotated_filepath(name)).resolve()
-    roots = (folder_paths.get_output_directory(), folder_paths.get_input_directory(), folder_paths.get_temp_directory())
-    if not any(path.is_relative_to(Path(root).resolve()) for root in roots):
-        raise ValueError(f"{name} lies outside ComfyUI's input and output folders; move it into output/{FOLDER}")
-    if not path.is_file():
-        raise ValueError(f"{name} does not exist; save a code first, or put the file into input/{FOLDER}")
-    return path
-
-
-def new_code_path(filename_prefix: str) -> tuple[Path, str]:
-    """A free path in the output folder, numbered as ComfyUI numbers pictures, and its annotated name."""
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
-    name = f"{stem}_{counter:05}_{SUFFIX}"
-    return Path(folder, name), f"{Path(subfolder, name).as_posix()} [output]"
+def weight_fingerprint(name: str | None) -> str:
+    """For fingerprint_inputs: another text whenever the file is another."""
+    return fingerprint(folder_paths.get_full_path(FOLDER, name) or "") if isinstance(name, str) else ""
 
 
 def insightface_root() -> Path:
@@ -65,8 +54,9 @@ def insightface_root() -> Path:
     return Path(folder_paths.models_dir, "insightface")
 
 
-def _kind(path: str | Path | None) -> str | None:
+def _all_names() -> list[str]:
     try:
-        return read_header(Path(path)).kind
-    except (TypeError, ValueError):
-        return None
+        return folder_paths.get_filename_list(FOLDER)
+    except OSError:  # ComfyUI's cache asks the time of a folder that has been deleted since
+        folder_paths.filename_list_cache.pop(FOLDER, None)
+        return folder_paths.get_filename_list(FOLDER)

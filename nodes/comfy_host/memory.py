@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...deepexpo_models.dsid import DSID, DSIDConfig, EncoderId, load_dsid
 from ...deepexpo_models.meaf import MEAF, MEAFConfig, load_meaf
+from ...deepexpo_models.weights import trained_on_words
 from .folders import weight_path
 
 PICTURES_PER_BATCH = 16
@@ -36,6 +37,11 @@ class LoadedDSID:
     def encoder(self) -> EncoderId:
         return self.model.encoder
 
+    @property
+    def described(self) -> str:
+        """For people: what it is and from which pictures it learned."""
+        return f"{self.encoder}, {trained_on_words(self.model.trained_on)}"
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedMEAF:
@@ -50,6 +56,11 @@ class LoadedMEAF:
     @property
     def config(self) -> MEAFConfig:
         return self.model.config
+
+    @property
+    def described(self) -> str:
+        """For people: what it is and from which pictures it learned."""
+        return f"MEAF {self.config.name!r} for {self.config.base}, {trained_on_words(self.model.trained_on)}"
 
 
 def open_dsid(name: str) -> LoadedDSID:
