@@ -1,6 +1,7 @@
 """What MEAF's streams do to a text-to-image model, measured by a judge that was no training loss."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,6 +28,7 @@ from .metrics import (
     turned,
 )
 
+Say = Callable[[str], None]
 MAIN = ("smile", "jaw_open", "brow_raise_left", "brow_raise_right", "blink_left", "blink_right")
 CHUNK = 25
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -47,6 +49,10 @@ class Request:
 
     def __len__(self) -> int:
         return len(self.person)
+
+
+def silent(sentence: str) -> None:
+    """Nobody is told how far it is."""
 
 
 def make_request(count: int, seed: int, poses: str = "usual", separate: bool = False, own: bool = False) -> Request:
@@ -161,7 +167,7 @@ def distances(judge: Judge, pictures: Tensor, base: Tensor, true: Tensor) -> dic
     return found
 
 
-def measure_meaf(pipeline: Pipeline, judge: Judge, count: int = 50, seed: int = 5) -> dict:
+def measure_meaf(pipeline: Pipeline, judge: Judge, count: int = 50, seed: int = 5, say: Say = silent) -> dict:
     """Tables of a MEAF: both from one photo, from two, from the person's own other photo, extreme poses, the base alone, the
     judge's own reading of true pictures, and what each strength does. TIME: seconds a picture, in batches of CHUNK.
     """
@@ -177,6 +183,7 @@ def measure_meaf(pipeline: Pipeline, judge: Judge, count: int = 50, seed: int = 
         ("extreme poses", pipeline, extreme),
         ("base alone", alone, request),
     ):
+        say(f"drawing {len(requested)} pictures: {name}")
         start = time.monotonic()
         rows[name] = (requested, draw(drawer, requested))
         seconds[name] = {"TIME": (time.monotonic() - start) / len(requested)}
@@ -192,7 +199,7 @@ def measure_meaf(pipeline: Pipeline, judge: Judge, count: int = 50, seed: int = 
             }
             for name, (requested, pictures) in rows.items()
         },
-        "strengths": sweeps(pipeline, judge, make_request(min(count, 25), seed + 3)),
+        "strengths": sweeps(pipeline, judge, make_request(min(count, 25), seed + 3), say),
         "pictures": {name: pictures[:16] for name, (_, pictures) in rows.items()},
     }
 
@@ -204,13 +211,14 @@ def true_scene(request: Request) -> Scene:
     return request.person.with_groups(expression=request.expression.expression, pose=pose, context=request.context)
 
 
-def sweeps(pipeline: Pipeline, judge: Judge, request: Request) -> dict:
+def sweeps(pipeline: Pipeline, judge: Judge, request: Request, say: Say = silent) -> dict:
     """Each stream's strength from 0 to 1, the others at 1: closeness of every factor group to what was requested."""
     person = judged(judge, render(request.person, judge.config.image_size).images).identity
     found = {}
     for stream in STREAMS:
         lines = []
         for strength in SWEEP:
+            say(f"drawing {len(request)} pictures: {stream} at {strength}")
             seen = judged(judge, draw(pipeline, request, {stream: strength}))
             lines.append(closeness(request, seen, person))
         table = torch.tensor(lines)

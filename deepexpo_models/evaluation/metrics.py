@@ -2,6 +2,8 @@
 and is reported as a share, never dropped.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,7 @@ from ..dsid.rotation import euler_to_matrix, geodesic_angle
 WORST_COSINE, WORST_DEGREES = -1.0, 180.0
 CHANGE_FLOOR = 0.15  # SEMCHG: references that differ less from the identity photo say nothing
 KID_DEGREE = 3
+DEAD = 1e-3  # rise of closeness, in [-1, 1], below which a stream does nothing
 
 
 def csim(made: Tensor, person: Tensor) -> float:
@@ -141,12 +144,14 @@ def icc(first: Tensor, second: Tensor) -> float:
 
 def sweep_effects(sweep: Tensor, own: Tensor) -> dict[str, float | bool]:
     """A strength sweep's measurements (S, F), own (F,) bool the stream's own columns -> whether their mean never falls, its
-    rise, and how far the others moved, each from its least to its most and then the mean, as a share of that rise.
+    rise, and how far the others moved, each from its least to its most and then the mean, as a share of that rise: NaN
+    where the stream does nothing (DEAD).
     """
     line, others = sweep[:, own].mean(1), sweep[:, ~own]
     rise = (line[-1] - line[0]).item()
     moved = (others.amax(0) - others.amin(0)).mean().item()
-    return {"monotonic": bool((line.diff() >= 0).all()), "rise": rise, "side effect": moved / max(abs(rise), 1e-12)}
+    side = moved / abs(rise) if abs(rise) > DEAD else math.nan
+    return {"monotonic": bool((line.diff() >= 0).all()), "rise": rise, "side effect": side}
 
 
 def missing(features: Tensor) -> float:

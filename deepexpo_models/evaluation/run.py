@@ -4,6 +4,7 @@ Writes results.json, results.md and pictures. Without options it measures the st
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -48,13 +49,18 @@ def run(options: argparse.Namespace) -> dict:
     if options.threads:
         torch.set_num_threads(options.threads)
     results, start = {}, time.monotonic()
+
+    def say(sentence: str) -> None:
+        print(f"{time.monotonic() - start:6.0f} s  {sentence}", file=sys.stderr, flush=True)
+
     if options.only != "meaf":
+        say("measuring the DSID")
         results["dsid"] = measure_dsid(load_dsid(options.dsid).float().eval(), options.people)
         _draw_dsid(options.out, results["dsid"])
     if options.only != "dsid":
         judge = load_judge(options.judge)
         pipeline = open_pipeline(options, steps=options.steps, cfg=options.cfg)
-        results["meaf"] = measure_meaf(pipeline, judge, options.count)
+        results["meaf"] = measure_meaf(pipeline, judge, options.count, say=say)
         results["judge"] = judge.errors
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsid
 from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
 from .dsid.batches import Batch, DrawnFaces
-from .dsid.meters import meters
+from .dsid.meters import meters, untold
 from .dsid.step import DSIDStep, Switches
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
@@ -90,7 +90,7 @@ def train(settings: DSIDSettings) -> Path | None:
     for name, thing in {**things, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
 
-    feed = engine.feed(data.sample)
+    feed, said = engine.feed(data.sample), set[str]()
     for step in engine.steps(engine.restore()):
         progress = step / settings.steps
         with_critic = progress >= settings.critic_from
@@ -108,7 +108,11 @@ def train(settings: DSIDSettings) -> Path | None:
         ema.update(model, step)
         if with_critic:
             terms["critic_loss"] = _train_critic(engine, critic, critic_optimizer, made.detach(), true, step)
-        engine.log(step, {**terms, "grad_norm": norm})
+        absent = untold(batch)
+        for name in absent.keys() & terms.keys() - said:
+            engine.say(f"the log has no {name} at step {step + 1}: {absent[name]} in its batch")
+            said.add(name)
+        engine.log(step, {**{name: term for name, term in terms.items() if name not in absent}, "grad_norm": norm})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
             _report(engine, model, ema, data, settings, step + 1)
 

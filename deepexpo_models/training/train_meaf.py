@@ -5,6 +5,7 @@ frozen. With --semantics arkit52 expression and pose are ARKit's numbers and the
 tells them: no DSID is needed.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .meaf.clips import CaptionedFaces
 from .meaf.diffusion_loss import min_snr_weights, sample_times
 from .meaf.heads import HeadTargets
 from .meaf.lora import attach_lora, release_lora, without_lora
+from .meaf.show import show
 
 SIZES = ("light", *COPIED)
 AVERAGES = {"meaf": "ema", "lora": "lora_ema"}  # what is trained -> its average, as states name both
@@ -170,6 +172,11 @@ def train(settings: MEAFSettings) -> Path | None:
         for name, ema in emas.items():
             ema.update(trained[name], step)
         engine.log(step, {**terms, "grad_norm": norm, **gate_sizes(meaf)})
+        if settings.sample_every and (step + 1) % settings.sample_every == 0 and not engine.sharded:  # slices draw nothing
+            with ExitStack() as averaged, engine.autocast():
+                for name, ema in emas.items():
+                    averaged.enter_context(ema.applied(trained[name]))
+                engine.images(step + 1, "meaf", show(parts.base, parts.data, parts.step), columns=2)
 
     if not engine.finished:
         return None
@@ -225,6 +232,14 @@ class MEAFStep(nn.Module):
         self.attached.condition({})
         with without_lora(base.unet):
             return base.unet(noisy, times, **text).sample.float()
+
+    def guided(self, batch: MEAFBatch) -> dict[str, Tensor]:
+        """Tokens of a negative half, then of the codes, for classifier-free guidance."""
+        device, halves = next(self.meaf.parameters()).device, []
+        for there in (False, True):
+            kept = torch.full((len(batch.captions),), there)
+            halves.append(self._tokens(batch, dict.fromkeys(self.streams, kept), device))
+        return {name: torch.cat([half[name] for half in halves]) for name in self.streams}
 
     def _tokens(self, batch: MEAFBatch, kept: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         tokens = {}

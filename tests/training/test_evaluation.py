@@ -122,7 +122,11 @@ def test_run_writes_tables_and_pictures(files, tmp_path, capsys):
     assert {path.stem for path in tmp_path.glob("*.png") if path.stat().st_size > 200} == names
     text = (tmp_path / "results.md").read_text()
     assert "| one photo | 3 |" in text and "| smile mae | 0.250 | 0.500 |" in text and "nan" not in text.lower()
-    assert text in capsys.readouterr().out
+    seen = capsys.readouterr()
+    assert text in seen.out
+    told = [line.split("s  ")[1] for line in seen.err.splitlines() if " s  " in line]
+    assert told[:2] == ["measuring the DSID", "drawing 3 pictures: one photo"]
+    assert told[-1] == "drawing 3 pictures: pose at 1.0" and len(told) == 1 + 5 + 3 * 2, "it shows how far it is"
 
 
 def test_classes_of_expression():

@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,12 +16,13 @@ from safetensors.torch import load_file
 
 from deepexpo_models.data.synthetic import render, sample_scenes, shards, smooth_clip
 from deepexpo_models.data.transforms import random_similarity
-from deepexpo_models.dsid import CONFIGS, load_dsid
+from deepexpo_models.dsid import CONFIGS, DSID, load_dsid
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points, transform_points
 from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
 from deepexpo_models.training import train_dsid
 from deepexpo_models.training.dsid import batches as dsid_batches
 from deepexpo_models.training.dsid.clips import RealFaces, pose_from_labels
+from deepexpo_models.training.dsid.meters import meters, untold
 from deepexpo_models.training.train_dsid import DSIDSettings
 
 SIZE = CONFIGS["starter"].image_size
@@ -100,11 +103,35 @@ def test_training_on_clips(films, tmp_path):
     lines = log(tmp_path)
     values = [value for line in lines for value in line.values() if isinstance(value, float)]
     assert len(lines) == 3 and all(map(math.isfinite, values))
-    assert {"picture", "identity", "frames", "pose", "cycle", "grad_norm"} <= set(lines[0]) and "expression" not in lines[0]
+    assert {"picture", "identity", "frames", "cycle", "grad_norm"} <= set(lines[0]) and "expression" not in lines[0]
     assert {"icc_identity", "leak_expression_pose", "psnr_self", "psnr_swap"} <= set(lines[1]), "meters on held-out people"
     assert Image.open(next((tmp_path / "samples").glob("swap*.png"))).size[0] >= 5 * SIZE
     model = load_dsid(tmp_path / "dsid.safetensors").float()
     assert model.encode_identity(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, CONFIGS["starter"].identity_width)
+
+
+def test_what_nobody_knows_is_not_in_the_log(films, tmp_path, capsys):
+    """Clips without any label: no pose of 0.0 degrees, no label term, and one line for each that says why."""
+    shutil.copytree(films / "clips", tmp_path / "clips", ignore=shutil.ignore_patterns("*.json"))
+    run("--clips", tmp_path / "clips", "--out", tmp_path / "run", "--steps", 2, "--sample-every", 2)
+    lines = log(tmp_path / "run")
+    assert any("psnr_self" in line for line in lines)
+    assert not {"pose", "pose_degrees", "label", "traits"} & {name for line in lines for name in line}
+    told = capsys.readouterr().out
+    assert told.count("the log has no pose at step 1: no picture has a pose label in its batch") == 1
+    assert told.count("the log has no") == 3
+
+
+def test_people_of_one_picture_have_no_agreement():
+    """Two equal pictures agree perfectly, which says nothing: no icc, no top1; both are there for the people seen twice."""
+    torch.manual_seed(0)
+    model, batch = DSID(CONFIGS["small"]).eval(), dsid_batches.held_out_faces(CONFIGS["small"].image_size)
+    agreement = {"icc_identity", "icc_expression", "top1"}
+    assert agreement | {"pose_degrees"} <= meters(model, batch).keys() and not untold(batch)
+    stills = replace(batch, source=batch.target, still=torch.ones(4, dtype=torch.bool))
+    assert not agreement & meters(model, stills).keys() and set(untold(stills)) == {"identity", "pair", "frames"}
+    some = replace(stills, still=torch.tensor([True, False, True, False]))
+    assert agreement <= meters(model, some).keys() and not untold(some)
 
 
 def test_training_on_drawn_faces_and_its_exact_resume(drawn, tmp_path):

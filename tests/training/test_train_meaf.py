@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -83,6 +84,18 @@ def test_resume_equals_a_straight_run(parts, tmp_path):
     assert train(settings(parts, tmp_path / "b", steps=2)) is not None
     resumed = weights(train(settings(parts, tmp_path / "b")))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_samples_are_drawn_with_the_averaged_weights(parts, tmp_path):
+    """At every `sample_every` steps: targets at the left, at the right what their codes give, which the codes move. The run is
+    the one without them, bit by bit."""
+    plain = weights(train(settings(parts, tmp_path / "plain", steps=2, sample_every=0)))
+    shown = weights(train(settings(parts, tmp_path / "shown", steps=2, sample_every=1)))
+    assert all(torch.equal(plain[name], shown[name]) for name in plain)
+    sheets = [np.array(Image.open(path)) for path in sorted((tmp_path / "shown" / "samples").glob("meaf-*.png"))]
+    left, right = ([half[:, side] for half in sheets] for side in (slice(0, 128), slice(130, None)))
+    assert np.array_equal(*left) and not np.array_equal(*right) and left[0].std() > 1
+    assert not list((tmp_path / "plain" / "samples").iterdir())
 
 
 def test_frozen_streams_keep_their_weights(parts, tmp_path):

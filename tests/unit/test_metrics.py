@@ -197,6 +197,8 @@ def test_sweep_effects():
     assert not sweep_effects(sweep[[0, 2, 1]], own)["monotonic"]
     opposite = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     assert sweep_effects(opposite, own)["side effect"] == pytest.approx(1), "two movements do not cancel"
+    dead = sweep_effects(torch.tensor([[0.5, 0.1, 0.2], [0.5, 0.3, 0.2]]), own)
+    assert dead["monotonic"] and dead["rise"] == 0 and math.isnan(dead["side effect"]), "nothing is no share of nothing"
 
 
 def test_markdown_has_a_cell_for_every_figure():

@@ -12,22 +12,46 @@ from .batches import Batch
 def meters(model: DSID, batch: Batch) -> dict[str, float]:
     """ICC of identity and expression between two frames of a person; leaks (mean squared correlation of the entries of two
     codes beyond chance, 0 for independent ones); identity top-1 among the batch; mean pose error in degrees; PSNR within
-    the face of pictures drawn from the person's own codes (self) and from three people's (swap).
+    the face of pictures drawn from the person's own codes (self) and from three people's (swap). What cannot be told is
+    left out: the pose error without labels, and agreement of two pictures where people have one each.
     """
     first, second = model.encode_identity(batch.source), model.encode_identity(batch.target)
     own, lent, posed = (model.encode_semantics(images) for images in (batch.target, batch.expression, batch.pose))
     pose = {name: code for name, code in posed.items() if name != "expression"}
     frames = model.encode_semantics(batch.source)["expression"]
     values = {
-        "icc_identity": icc(first, second),
-        "icc_expression": icc(own["expression"], frames),
         "leak_identity_pose": cross_correlation(second, own["rotation"]).item(),
         "leak_identity_expression": cross_correlation(second, own["expression"]).item(),
         "leak_expression_pose": cross_correlation(own["expression"], own["rotation"]).item(),
-        "top1": top1(first, second, torch.arange(len(first), device=first.device)),
         "psnr_self": psnr(model.reenact(first, **own), batch.target, batch.face),
         "psnr_swap": psnr(model.reenact(first, lent["expression"], **pose), batch.target, batch.face),
     }
-    rotation_only = {**batch.target_pose, "translation": own["translation"], "log_scale": own["log_scale"]}
-    values["pose_degrees"] = torch.rad2deg(pose_error(own, rotation_only)).item()
+    twice = ~batch.still if batch.still is not None else torch.ones(len(first), dtype=torch.bool, device=first.device)
+    if twice.sum() > 1:
+        first, second, frames, shown = first[twice], second[twice], frames[twice], own["expression"][twice]
+        values |= {
+            "icc_identity": icc(first, second),
+            "icc_expression": icc(shown, frames),
+            "top1": top1(first, second, torch.arange(len(first), device=first.device)),
+        }
+    if has_pose(batch):
+        rotation_only = {**batch.target_pose, "translation": own["translation"], "log_scale": own["log_scale"]}
+        values["pose_degrees"] = torch.rad2deg(pose_error(own, rotation_only)).item()
     return values
+
+
+def has_pose(batch: Batch) -> bool:
+    """Whether the pose of any target is known."""
+    return bool(batch.target_pose["rotation"].isfinite().all(-1).any())
+
+
+def untold(batch: Batch) -> dict[str, str]:
+    """Loss terms that a batch says nothing of, and what is missing: they are 0 there, which must not look like success."""
+    single = batch.still is not None and bool((~batch.still).sum() < 2)
+    missing = {
+        "pose": "" if has_pose(batch) else "no picture has a pose label",
+        "label": "" if batch.label.isfinite().any() else "no picture has expression labels",
+        "traits": "" if batch.traits.isfinite().any() else "nothing is known of the people",
+        **dict.fromkeys(("identity", "pair", "frames"), "people have one picture each" if single else ""),
+    }
+    return {name: reason for name, reason in missing.items() if reason}
