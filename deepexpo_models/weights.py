@@ -20,6 +20,7 @@ from .whole_files import write_file
 
 FORMAT = "1"
 METADATA = ("kind", "name", "base", "config", "sha256")
+LONGEST_SHOWN = 100  # letters of a tensor's name
 LONGEST_NAME = 200  # letters; errors show it
 TRAINED_ON = ("drawings", "rendered heads", "photographs")  # kinds of pictures, as the metadata's `trained_on` lists them
 KINDS = {  # kind -> the node that takes it
@@ -177,7 +178,7 @@ def shape_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[
     extra = sorted(found.keys() - expected.keys())
     misshapen = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
     problems = (("missing", missing), ("unexpected", extra), ("of another shape", misshapen))
-    return ", ".join(f"{len(names)} {what} (first: {names[0]})" for what, names in problems if names)
+    return ", ".join(f"{len(names)} {what} (first: {names[0][:LONGEST_SHOWN]})" for what, names in problems if names)
 
 
 def build_module(make_module, operations, header: Header, tensors: dict[str, Tensor]) -> torch.nn.Module:
