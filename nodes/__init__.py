@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import apply, edit, encode, faces, library, loaders, starter
+from .comfy_host.adapters import register_adapter_folders
 from .comfy_host.folders import register_folder
 
 MODULES = (loaders, faces, encode, edit, library, apply, starter)
@@ -15,4 +16,5 @@ class DeepExPoExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> DeepExPoExtension:
     register_folder()
+    register_adapter_folders()
     return DeepExPoExtension()

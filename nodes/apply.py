@@ -2,9 +2,11 @@ from comfy_api.latest import io
 
 from ..deepexpo_models.meaf import DEFAULT_SETTINGS, StreamSettings
 from . import sockets
+from .comfy_host.lora import apply_lora
 from .comfy_host.patch import apply_meaf
 from .sockets import folded, schema
 
+LORA_STRENGTH = 0.6  # the likeness is full at 1, as published, where the LoRA also changes the look of most checkpoints
 WHAT = {"identity": "who the person is", "expression": "the expression", "pose": "the head pose"}
 WINDOW = {"start": "When MEAF begins to act on", "end": "When MEAF stops acting on"}
 
@@ -59,6 +61,16 @@ class ApplyMEAF(io.ComfyNode):
                     optional=True,
                     tooltip="Where MEAF acts: white is on, black is off. A batch of masks is one per latent.",
                 ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=LORA_STRENGTH,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Of the LoRA that IP-Adapter FaceID files have inside; others have none. 1 is as published, "
+                    "less keeps more of the checkpoint's own look.",
+                ),
             ],
             outputs=[
                 io.Model.Output("patched_model", display_name="MODEL", tooltip="Connect to a sampler or to more model patches.")
@@ -66,12 +78,14 @@ class ApplyMEAF(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, meaf, identity=None, semantics=None, mask=None, **values) -> io.NodeOutput:
+    def execute(
+        cls, model, meaf, identity=None, semantics=None, mask=None, lora_strength=LORA_STRENGTH, **values
+    ) -> io.NodeOutput:
         settings = {
             stream: StreamSettings(*(values[f"{stream}_{field}"] for field in ("strength", "start_percent", "end_percent")))
             for stream in DEFAULT_SETTINGS
         }
-        return io.NodeOutput(apply_meaf(model, meaf, identity, semantics, settings, mask))
+        return io.NodeOutput(apply_lora(apply_meaf(model, meaf, identity, semantics, settings, mask), meaf, lora_strength))
 
 
 NODES = (ApplyMEAF,)

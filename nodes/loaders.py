@@ -1,8 +1,9 @@
 from comfy_api.latest import io
 
 from . import sockets
+from .comfy_host.adapters import AUTO, CHOICES, meaf_fingerprint, meaf_names, open_meaf, validate_meaf
 from .comfy_host.folders import validate_weight, weight_fingerprint, weight_names
-from .comfy_host.memory import open_dsid, open_meaf
+from .comfy_host.memory import open_dsid
 from .sockets import schema
 
 
@@ -45,13 +46,22 @@ class LoadMEAF(io.ComfyNode):
             node_id="DeepExPoLoadMEAF",
             display_name="Load MEAF (Face Adapter)",
             description="Loads the attention streams that bring identity, expression and head pose into a checkpoint. "
-            "A MEAF belongs to one base family (SD1.5, SD2.x or SDXL) and to one DSID or face recogniser.",
+            "A MEAF belongs to one base family (SD1.5, SD2.x or SDXL) and to one DSID or face recogniser. Public face adapters "
+            "(IP-Adapter FaceID, Plus-Face, InstantID) are read where they lie.",
             inputs=[
                 io.Combo.Input(
                     "meaf_name",
-                    options=weight_names("meaf"),
-                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack. MEAF files are listed first. "
-                    "Public adapters (FaceID, InstantID) become MEAF files with python -m deepexpo_models.importers.",
+                    options=meaf_names(),
+                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack. MEAF files are listed first, "
+                    "public adapters last: those in models/ipadapter and models/instantid.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(CHOICES),
+                    default=AUTO,
+                    optional=True,
+                    tooltip="Leave it at auto. Only FaceID-Plus and FaceID-PlusV2 for SD1.5 cannot be told apart by content: "
+                    "choose which one it is.",
                 ),
             ],
             outputs=[sockets.MEAF.Output("meaf", display_name="MEAF", tooltip="Connect to Apply MEAF.")],
@@ -59,15 +69,15 @@ class LoadMEAF(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, meaf_name=None) -> bool | str:
-        return validate_weight(meaf_name)
+        return validate_meaf(meaf_name)
 
     @classmethod
-    def fingerprint_inputs(cls, meaf_name=None) -> str:
-        return weight_fingerprint(meaf_name)
+    def fingerprint_inputs(cls, meaf_name=None, kind=AUTO) -> str:
+        return meaf_fingerprint(meaf_name)
 
     @classmethod
-    def execute(cls, meaf_name) -> io.NodeOutput:
-        meaf = open_meaf(meaf_name)
+    def execute(cls, meaf_name, kind=AUTO) -> io.NodeOutput:
+        meaf = open_meaf(meaf_name, kind)
         return io.NodeOutput(meaf, ui={"text": [meaf.described]})
 
 

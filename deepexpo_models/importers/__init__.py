@@ -3,8 +3,9 @@
 from .convert import convert, recognise
 from .layouts import KINDS, Kind, Layout
 from .lora import lora_file, lora_tensors, save_lora
-from .read import PublicFile, open_public
+from .read import PublicFile, is_public, open_public
 
 __all__ = [
-    "KINDS", "Kind", "Layout", "PublicFile", "convert", "lora_file", "lora_tensors", "open_public", "recognise", "save_lora",
+    "KINDS", "Kind", "Layout", "PublicFile", "convert", "is_public", "lora_file", "lora_tensors", "open_public",
+    "recognise", "save_lora",
 ]  # fmt: skip

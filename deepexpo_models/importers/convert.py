@@ -1,7 +1,7 @@
 """A public adapter -> a MEAF of one stream that does the same."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..dsid.codes import public_encoder
 from ..meaf import FAMILIES, MEAF, MEAFConfig, UNetShape
@@ -35,15 +35,18 @@ def recognise(
         return chosen[0]
     if chosen:
         titles, names = (" or ".join(texts) for texts in ([x.title for x in chosen], [x.kind.name for x in chosen]))
-        raise ValueError(f"{file.path.name} may be {titles}, their tensors are alike; say which with --kind {names}")
+        raise ValueError(f"{file.path.name} may be {titles}, their tensors are alike; choose the kind {names}")
     if fitting:
-        raise ValueError(f"{file.path.name} is {fitting[0].title}, not {kind}; leave out --kind, or choose another file")
+        raise ValueError(f"{file.path.name} is {fitting[0].title}, not {kind}; leave the kind out, or choose another file")
     raise ValueError(_refusal(file, [layout for layout in known if kind in (None, layout.kind.name)]))
 
 
-def convert(layout: Layout, tensors: dict[str, Tensor], name: str) -> MEAF:
-    """The MEAF, on the CPU in the file's dtypes. Gates 1, null key off, null tokens the projector's of a zero code: that is
-    the unconditional which those adapters were trained with."""
+def convert(layout: Layout, tensors: dict[str, Tensor], name: str, operations=nn) -> MEAF:
+    """The MEAF, on the CPU in the file's dtypes, of the layers in operations.
+
+    Gates 1, null key off, null tokens the projector's of a zero code: that is the unconditional which those adapters were
+    trained with.
+    """
     stream = layout.kind.stream
     encoder = public_encoder(layout.stream.face_model)
     config = MEAFConfig(name, layout.base, layout.unet, "tokens", {stream: layout.stream}, encoder)
@@ -55,8 +58,9 @@ def convert(layout: Layout, tensors: dict[str, Tensor], name: str) -> MEAF:
         site = {"to_k.weight": key, "to_v.weight": value, "gate": key.new_ones(()), "null_logit": key.new_full((), NULL_OFF)}
         weights |= {f"sites.{path}.{part}": tensor for part, tensor in site.items()}
     with torch.device("meta"):
-        meaf = MEAF(config)
+        meaf = MEAF(config, operations)
     meaf.load_state_dict({f"streams.{stream}.{key}": tensor for key, tensor in weights.items()}, strict=True, assign=True)
+    meaf.trained_on = ("photographs",)
     return meaf.eval().requires_grad_(False)
 
 

@@ -37,9 +37,16 @@ class PublicFile:
 def open_public(path: Path) -> PublicFile:
     """Raises ValueError, in one sentence, for a file that is missing, truncated, oversized, corrupt, or no weights."""
     path = Path(path)
-    with open_ordinary(path) as file:
-        archive = file.read(4) == b"PK\x03\x04"
-    return _open_archive(path) if archive else _open_safetensors(path)
+    return _open_archive(path) if _is_archive(path) else _open_safetensors(path)
+
+
+def is_public(path: Path) -> bool:
+    """Whether a file is of others: no safetensors file that says to be one of ours. Raises ValueError for a damaged one."""
+    path = Path(path)
+    if _is_archive(path):
+        return True
+    with open_safetensors(path) as file:
+        return "deepexpo_format" not in file.metadata
 
 
 def published_name(name: str) -> str:
@@ -47,6 +54,11 @@ def published_name(name: str) -> str:
         if name.startswith(prefix):
             return published + name.removeprefix(prefix)
     return name
+
+
+def _is_archive(path: Path) -> bool:
+    with open_ordinary(path) as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _open_safetensors(path: Path) -> PublicFile:

@@ -24,7 +24,7 @@ def register_folder() -> None:
 def weight_names(kind: str) -> list[str]:
     """All names in the model folders: first those of this kind (read from content), last those that cannot be read. Another
     kind is refused on loading."""
-    kinds = {name: kind_of(folder_paths.get_full_path(FOLDER, name) or name) for name in _all_names()}
+    kinds = {name: kind_of(folder_paths.get_full_path(FOLDER, name) or name) for name in names_in(FOLDER)}
     return sorted(kinds, key=lambda name: (kinds[name] != kind, not kinds[name], name))
 
 
@@ -54,9 +54,10 @@ def insightface_root() -> Path:
     return Path(folder_paths.models_dir, "insightface")
 
 
-def _all_names() -> list[str]:
+def names_in(key: str) -> list[str]:
+    """All names under a folder key of ComfyUI."""
     try:
-        return folder_paths.get_filename_list(FOLDER)
+        return folder_paths.get_filename_list(key)
     except OSError:  # ComfyUI's cache asks the time of a folder that has been deleted since
-        folder_paths.filename_list_cache.pop(FOLDER, None)
-        return folder_paths.get_filename_list(FOLDER)
+        folder_paths.filename_list_cache.pop(key, None)
+        return folder_paths.get_filename_list(key)

@@ -1,7 +1,7 @@
 """DSID and MEAF under ComfyUI's memory management: it loads, offloads and casts them like any other model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import comfy.model_management
 import comfy.ops
@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...deepexpo_models.dsid import DSID, DSIDConfig, EncoderId, load_dsid
-from ...deepexpo_models.meaf import MEAF, MEAFConfig, load_meaf
+from ...deepexpo_models.meaf import MEAF, MEAFConfig
 from ...deepexpo_models.weights import trained_on_words
 from .folders import weight_path
 
@@ -45,9 +45,10 @@ class LoadedDSID:
 
 @dataclass(frozen=True, eq=False)
 class LoadedMEAF:
-    """What a DEEPEXPO_MEAF socket carries: the model and its patcher."""
+    """What a DEEPEXPO_MEAF socket carries: the model and its patcher; lora: of a public adapter, the tensors of a LoRA file."""
 
     patcher: ModelPatcher
+    lora: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def model(self) -> MEAF:
@@ -65,12 +66,7 @@ class LoadedMEAF:
 
 def open_dsid(name: str) -> LoadedDSID:
     """Read a DSID file of the model folders. Raises ValueError in one sentence for any other file."""
-    return LoadedDSID(_managed(load_dsid(weight_path(name), comfy.ops.manual_cast)))
-
-
-def open_meaf(name: str) -> LoadedMEAF:
-    """Read a MEAF file of the model folders. Raises ValueError in one sentence for any other file."""
-    return LoadedMEAF(_managed(load_meaf(weight_path(name), comfy.ops.manual_cast)))
+    return LoadedDSID(managed(load_dsid(weight_path(name), comfy.ops.manual_cast)))
 
 
 def run_in_batches(dsid: LoadedDSID, call: Callable[..., dict[str, Tensor]], *inputs: Tensor) -> dict[str, Tensor]:
@@ -90,6 +86,7 @@ def run_in_batches(dsid: LoadedDSID, call: Callable[..., dict[str, Tensor]], *in
     return {key: torch.cat([part[key] for part in parts]).to(home) for key in parts[0]}
 
 
-def _managed(model: nn.Module) -> ModelPatcher:
+def managed(model: nn.Module) -> ModelPatcher:
+    """A model on the CPU, given to ComfyUI to load and offload."""
     management = comfy.model_management
     return ModelPatcher(model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device())

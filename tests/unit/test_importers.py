@@ -150,7 +150,7 @@ def test_published_files_are_recognised_by_names_and_shapes(kind, base):
 def test_plus_and_plusv2_have_the_same_tensors_on_sd15(tmp_path):
     file = PublicFile(tmp_path / "a.bin", shapes_of("faceid-plus", "sd15"))
     with pytest.raises(
-        ValueError, match=r"FaceID-Plus for sd15 or .*FaceID-PlusV2 for sd15.* --kind faceid-plus or faceid-plusv2"
+        ValueError, match=r"FaceID-Plus for sd15 or .*FaceID-PlusV2 for sd15.* choose the kind faceid-plus or faceid-plusv2"
     ):
         recognise(file)
 
