@@ -73,7 +73,7 @@ def test_what_is_none_is_refused_in_one_sentence(models, content, says):
 
 
 def test_one_that_is_gone_is_named(models):
-    with pytest.raises(ValueError, match=r"gone\.bin is not in the instantid model folders"):
+    with pytest.raises(ValueError, match=r"gone\.bin' is not in the instantid model folders"):
         the_pack().run("DeepExPoLoadMEAF", meaf_name="instantid/gone.bin")
 
 
