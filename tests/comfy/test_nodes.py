@@ -160,6 +160,15 @@ def test_reenact_refuses_what_it_cannot_align(pack, dsid):
         pack.run("DeepExPoReenact", dsid=dsid, identity=foreign, semantics=clip)
 
 
+def test_a_dsid_of_encoders_alone_encodes_and_draws_nothing(pack):
+    encoders = pack.run("DeepExPoLoadDSID", dsid_name="photo-dsid.safetensors")
+    kinds = ("Identity", "Semantics")
+    identity, semantics = (pack.run(f"DeepExPoEncode{kind}", dsid=encoders, image=picture(3)) for kind in kinds)
+    assert semantics.expression.shape == (1, encoders.config.expression_width)
+    with pytest.raises(ValueError, match="'photo' holds encoders alone and draws no pictures"):
+        pack.run("DeepExPoReenact", dsid=encoders, identity=identity, semantics=semantics)
+
+
 @pytest.mark.parametrize("kind", ["Identity", "Semantics"])
 def test_save_and_load(pack, dsid, kind):
     code = pack.run(f"DeepExPoEncode{kind}", dsid=dsid, image=picture(6, batch=2))
