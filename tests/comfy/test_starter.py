@@ -216,7 +216,7 @@ def test_models_are_managed_by_comfyui(starter):
 
 def test_a_missing_file_is_one_sentence(pack, monkeypatch):
     monkeypatch.setattr(pack.module("nodes.comfy_host.starter"), "FILE", "gone.safetensors")
-    with pytest.raises(ValueError, match=r"gone\.safetensors is in none of the deepexpo model folders"):
+    with pytest.raises(ValueError, match=r"gone\.safetensors' is in none of the deepexpo model folders"):
         pack.run(NODE)
 
 
