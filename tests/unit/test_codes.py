@@ -1,5 +1,6 @@
 """Laws of the codes and of what is done with them."""
 
+import re
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -210,6 +211,9 @@ def test_codes_of_two_encoders_are_refused_by_both_names(mix):
 def test_encoders_are_told_apart_by_their_weights_not_their_names():
     renamed = make_identity(1, encoder=EncoderId("copy of one", ONE.sha256))
     assert require_same_encoder(make_identity(1), make_semantics(1), renamed) == ONE
+    retrained = make_semantics(1, encoder=EncoderId(ONE.name, "f" * 64))
+    with pytest.raises(ValueError, match=rf"different encoders, {re.escape(str(ONE))} and DSID '{ONE.name}' \(ffffffff\)"):
+        require_same_encoder(make_identity(1), retrained)
 
 
 def test_inputs_are_left_as_they_were():

@@ -7,6 +7,9 @@ import torch
 
 from deepexpo_models.dsid.losses import (
     cross_correlation,
+    gradient_penalty,
+    hinge_critic,
+    hinge_generator,
     info_nce,
     pose_error,
     reconstruction,
@@ -43,6 +46,49 @@ def test_reconstruction_is_zero_for_the_picture_itself_only():
     true, weights = noise(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
     assert reconstruction(true, true, weights) == 0
     assert reconstruction(true + 0.1, true, weights) == pytest.approx(0.3, abs=1e-5)  # three scales, no gradient
+
+
+def test_background_counts_its_share_of_a_face():
+    """The right half is no face: its weight is 0.15 of the left half's, at mean 1."""
+    face = torch.zeros(1, 1, 4, 8)
+    face[..., :4] = 1
+    weights = weight_map(torch.zeros_like(face), face, 8.0)
+    left, right = weights[0, 0, 0, 0].item(), weights[0, 0, 0, 7].item()
+    assert right / left == pytest.approx(0.15) and (left + right) / 2 == pytest.approx(1)
+
+
+def test_reconstruction_counts_gradients_too():
+    """A ramp of slope c beyond a flat picture: c times the mean column, 7.5 of 16, at each of three scales, and half of c,
+    since one of the two directions has the gradient."""
+    true, slope = torch.zeros(1, 3, 16, 16), 0.01
+    ramp = slope * torch.arange(16.0).expand(1, 3, 16, 16)
+    assert reconstruction(ramp, true, torch.ones(1, 1, 16, 16)) == pytest.approx(slope * (3 * 7.5 + 0.5), rel=1e-5)
+
+
+def test_penalty_of_independent_codes_is_zero_in_the_mean():
+    """Eight rows of independent codes correlate by chance, 1 / 7 in the mean square: that is taken off."""
+    found = [cross_correlation(noise(8, 3, seed=i), noise(8, 5, seed=1000 + i)).item() for i in range(400)]
+    assert sum(found) / len(found) == pytest.approx(0, abs=0.01)
+
+
+VERDICTS = [(1.0, -1.0, 0.0), (3.0, -2.0, 0.0), (0.0, 0.0, 2.0), (0.5, -1.0, 0.5), (1.0, 1.0, 2.0)]
+
+
+@pytest.mark.parametrize("real, made, loss", VERDICTS)
+def test_critic_has_a_margin_of_one(real, made, loss):
+    assert hinge_critic(torch.tensor([real]), torch.tensor([made])) == pytest.approx(loss)
+    assert hinge_generator(torch.tensor([made])) == pytest.approx(-made)
+
+
+def test_gradient_penalty_of_a_linear_critic_is_half_its_squared_weights():
+    weights, pictures = noise(3, 4, 4), noise(2, 3, 4, 4, seed=1).requires_grad_(True)
+    logits = (pictures * weights).sum((1, 2, 3))
+    assert gradient_penalty(logits, pictures) == pytest.approx(weights.square().sum().item() / 2, rel=1e-5)
+
+
+def test_pose_error_counts_place_and_size_twice():
+    moved = {**pose(0), "translation": torch.full((3, 2), 0.1), "log_scale": torch.full((3, 1), -0.2)}
+    assert pose_error(moved, pose(0)) == pytest.approx(2 * (0.1 + 0.2), abs=1e-3)
 
 
 def test_info_nce_knows_pairs_from_strangers():

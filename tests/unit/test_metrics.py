@@ -222,9 +222,15 @@ def test_pictures_are_written(tmp_path):
     bars_picture(tmp_path / "bars.png", {"a": 0.5, "b": -0.2}, "t", "R2")
     panels_picture(tmp_path / "panels.png", [{"row": "a", "x": 1.0, "y": -0.2}, {"row": "b", "x": 2.0, "y": 0.1}], "t")
     lines_picture(tmp_path / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0]}, "t", ("x", "y"))
-    for name in ("in/leak.png", "bars.png", "lines.png"):
+    first = {name: tmp_path.joinpath(name).read_bytes() for name in ("in/leak.png", "bars.png", "panels.png", "lines.png")}
+    for name in first:
         with image.open(tmp_path / name) as picture:
             assert len(picture.convert("RGB").getcolors(10**6)) > 10, f"{name} is blank"
+    leak_picture(tmp_path / "in" / "leak.png", {**leaks, "pose": {"pose": 0.1, "light": NAN}}, "t")
+    bars_picture(tmp_path / "bars.png", {"a": 0.5, "b": 0.2}, "t", "R2")
+    panels_picture(tmp_path / "panels.png", [{"row": "a", "x": 1.0, "y": -0.2}, {"row": "b", "x": 2.0, "y": 0.9}], "t")
+    lines_picture(tmp_path / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0.5]}, "t", ("x", "y"))
+    assert all(tmp_path.joinpath(name).read_bytes() != before for name, before in first.items()), "a number that changes shows"
 
 
 def test_sheet_shows_its_pictures_in_rows(tmp_path):

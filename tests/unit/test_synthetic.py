@@ -1,7 +1,5 @@
 """The laws of the drawn faces: what a factor changes and what it leaves, who is held out, and what the shards promise."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -229,14 +227,6 @@ def test_grain_is_a_factor_like_others():
     again, other = scene.with_factor("noise_seed", 5), scene.with_factor("noise_seed", 6)
     first, second, third = (render(each, SIZE).images for each in (scene, again, other))
     assert torch.equal(first, second) and 0.005 < (first - third).abs().mean() < 0.1
-
-
-def test_drawing_is_fast_enough_to_wait_for():
-    """Printed, not asserted: a hundred pictures a second are wanted on one free core."""
-    scene = sample_scenes(16, seeded())
-    start = time.monotonic()
-    render(scene, 128)
-    print(f"{16 / (time.monotonic() - start):.0f} pictures a second")
 
 
 # Captions
