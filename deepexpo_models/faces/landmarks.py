@@ -153,10 +153,10 @@ def _mesh(face: Mapping, name: str) -> FaceMesh:
                 f"{what} of {name} has shape {tuple(points.shape)}, expected {(POINTS, width)}: these landmarks are from "
                 f"another landmarker than MediaPipe's face landmarker"
             )
-    points = torch.cat([flat, _depth_in_pixels(flat, deep)[:, None]], dim=1)
-    if not points.isfinite().all():
+    if not (flat.isfinite().all() and deep.isfinite().all()):
         raise ValueError(f"the landmarks of {name} hold values that are not finite; run the landmarker again")
     scores = {key: float(value) for key, value in dict(face.get("blendshapes") or {}).items() if isfinite(value)}
+    points = torch.cat([flat, _depth_in_pixels(flat, deep)[:, None]], dim=1)
     return FaceMesh(points, scores, float(face.get("score", 1.0)))
 
 
