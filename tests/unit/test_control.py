@@ -8,14 +8,18 @@ import types
 import numpy as np
 import pytest
 import torch
-from landmark_sets import points, scores
 
 from deepexpo_models.head import load_basis
 from deepexpo_models.head.control import STYLES, draw_control, draw_mask, pose_keypoints
 from deepexpo_models.head.landmarks import FIVE, IBUG68
+from landmark_sets import points, scores
 
 BASIS = load_basis()
-POSES = [((0, 0, 0), 14.0, (256.0, 256.0, 0.0)), ((35, -10, 20), 11.0, (200.0, 300.0, 0.0)), ((-50, 15, -8), 16.0, (420.0, 90.0, 0.0))]
+POSES = [
+    ((0, 0, 0), 14.0, (256.0, 256.0, 0.0)),
+    ((35, -10, 20), 11.0, (200.0, 300.0, 0.0)),
+    ((-50, 15, -8), 16.0, (420.0, 90.0, 0.0)),
+]
 EXPRESSIONS = [scores(), scores(jawOpen=0.6, mouthSmile=0.7), scores(eyeBlinkLeft=0.9, mouthPucker=0.8, browInnerUp=0.9)]
 
 
@@ -158,7 +162,9 @@ def test_every_style_at_every_size(style):
 
 
 def test_lines_grow_with_the_picture():
-    small, large = (levels(seen(scale=s, place=(c, c, 0.0)), "mediapipe face", (c * 2,) * 2) for s, c in ((14.0, 256), (28.0, 512)))
+    small, large = (
+        levels(seen(scale=s, place=(c, c, 0.0)), "mediapipe face", (c * 2,) * 2) for s, c in ((14.0, 256), (28.0, 512))
+    )
     ratio = (large > 0).any(-1).sum() / (small > 0).any(-1).sum()
     assert 3.3 < ratio < 4.5
 
@@ -172,6 +178,7 @@ def test_the_mask_is_the_outline():
 
 def test_the_shaded_head_shows_the_expression():
     """A smile opens a dark mouth between red lips; a blink hides the white of the eye."""
+
     def eye(units):
         face = seen(units=units)
         x, y = ((face[386, :2] + face[374, :2]) / 2).int().tolist()

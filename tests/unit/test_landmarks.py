@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from landmark_sets import face, landmarks, points, scores
 
 from deepexpo_models.faces import DetectorUnavailable
 from deepexpo_models.faces.landmarks import open_landmarker, read_landmarks, track_face
+from landmark_sets import face, landmarks, points, scores
 
 
 def test_points_come_back_with_depth_in_pixels():
