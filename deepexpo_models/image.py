@@ -18,10 +18,15 @@ TO_RGB = {  # channels of a picture -> the same picture with three
 
 
 def to_rgb(image: Tensor) -> Tensor:
-    """(..., H, W, 1, 3 or 4) -> (..., H, W, 3): grey is repeated, alpha dropped."""
+    """(..., H, W, 1, 3 or 4) -> (..., H, W, 3) in float32: grey is repeated, alpha dropped.
+
+    Whole numbers are levels from 0 to 255; half precision is widened, since CPUs cannot resize it.
+    """
     if image.shape[-1] not in TO_RGB:
         raise ValueError(f"a picture has 1, 3 or 4 channels in its last dimension, got shape {tuple(image.shape)}")
-    return TO_RGB[image.shape[-1]](image)
+    rgb = TO_RGB[image.shape[-1]](image)
+    levels = not rgb.is_floating_point() and rgb.dtype != torch.bool
+    return rgb.float() / 255 if levels else rgb.float()
 
 
 def comfy_to_model(image: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..deepexpo_models.faces import CHOICES, ORDERS, crop_faces
 from ..deepexpo_models.faces.crop import SCALE, SIZE
-from .comfy_host.folders import insightface_root
+from .comfy_host.folders import insightface_roots
 from .sockets import schema
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class CropFace(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, detector, face_index, order, scale, mask=None) -> io.NodeOutput:
-        found = crop_faces(image, detector, face_index, order, scale, SIZE, mask, insightface_root())
+        found = crop_faces(image, detector, face_index, order, scale, SIZE, mask, insightface_roots())
         for note in found.notes:
             logger.info("DeepExPo: %s", note)
         return io.NodeOutput(found.crops, found.masks, min(found.counts), ui={"text": list(found.notes)})

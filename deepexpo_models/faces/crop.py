@@ -1,17 +1,17 @@
 """Square crops around faces, and the faces' place in the picture as a mask."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..image import comfy_to_model, model_to_comfy, resize, to_rgb
-from .detectors import Face
+from ..image import to_rgb
+from .detectors import Face, Roots
 from .find import find_with, open_detector, select_face
 
 SCALE = 1.8  # crop side over face box side: the whole head, hair included
+MAX_SCALE = 10  # an input that is linked knows no widget's bounds
 SIZE = 512  # pixels of a crop in a batch
 
 
@@ -48,12 +48,16 @@ def crop_face(
     the whole picture, padded to a square, whatever the scale. The mask is 1 in the ellipse inside the box, 0 elsewhere.
     """
     transform = _transform(face, scale, size)
-    window = torch.arange(transform.side, device=image.device)
-    rows = (window + transform.top).clamp(0, image.shape[0] - 1)
-    columns = (window + transform.left).clamp(0, image.shape[1] - 1)
-    crop = to_rgb(image)[rows[:, None], columns]
-    if transform.size != transform.side:
-        crop = model_to_comfy(resize(comfy_to_model(crop[None]), transform.size))[0]
+    places = [_places(begin, transform, length) for begin, length in zip((transform.top, transform.left), image.shape[:2])]
+    (top, bottom), (left, right) = ((int(place[0]), int(place[-1]) + 1) for place in places)
+    rows, columns = (place - place[0] for place in places)
+    inside = to_rgb(image[top:bottom, left:right])
+    if transform.size == transform.side:
+        crop = inside[rows[:, None], columns]
+    else:
+        down, across = (_weights(place, transform, inside) for place in (rows, columns))
+        crop = torch.einsum("rh,hwc->rwc", down, inside)
+        crop = torch.einsum("rwc,sw->rsc", crop, across).clamp(0, 1)
     return crop, face_mask(face, image), transform
 
 
@@ -65,7 +69,7 @@ def crop_faces(
     scale: float = SCALE,
     size: int = SIZE,
     mask: Tensor | None = None,
-    insightface_root: Path | None = None,
+    insightface_root: Roots = None,
 ) -> FaceCrops:
     """images (B, H, W, 1, 3 or 4) in [0, 1], mask (H, W) or (1 or B, H, W) -> one face of every picture.
 
@@ -99,20 +103,44 @@ def points_in_crop(points: np.ndarray, transform: CropTransform) -> np.ndarray:
 
 
 def face_mask(face: Face, image: Tensor) -> Tensor:
-    """image (H, W, C) -> (H, W) in its dtype: 1 in the ellipse inside the face's box; all 1 for a whole picture."""
+    """image (H, W, C) -> (H, W) in float32: 1 in the ellipse inside the face's box; all 1 for a whole picture."""
     height, width = image.shape[:2]
     if face.detector == "picture":
-        return image.new_ones(height, width)
+        return torch.ones(height, width, device=image.device)
     left, top, right, bottom = face.box
     (x, y), y_axis, x_axis = face.centre, (bottom - top) / 2, (right - left) / 2
     rows = (torch.arange(height, device=image.device) + 0.5 - y) / y_axis
     columns = (torch.arange(width, device=image.device) + 0.5 - x) / x_axis
-    return (rows[:, None] ** 2 + columns**2 <= 1).to(image.dtype)
+    return (rows[:, None] ** 2 + columns**2 <= 1).float()
+
+
+def _places(begin: int, transform: CropTransform, length: int) -> Tensor:
+    """Which pixel of the picture each of the crop's `side` is: beyond the picture the border's."""
+    return (torch.arange(transform.side) + begin).clamp(0, length - 1)
+
+
+def _weights(places: Tensor, transform: CropTransform, inside: Tensor) -> Tensor:
+    """(size, pixels inside): what each pixel of the crop takes of those inside the picture. They are the weights of PyTorch's
+    antialiased bicubic resize, those beyond the picture given to the border's; so no padded picture is ever made."""
+    weights = _bicubic(transform.side, transform.size)
+    folded = weights.new_zeros(len(weights), int(places[-1]) + 1).index_add_(1, places, weights)
+    return folded.to(inside)
+
+
+def _bicubic(side: int, size: int) -> Tensor:
+    """(size, side): the weights of F.interpolate(mode="bicubic", antialias=True), whose cubic has a = -1/2 (Keys 1981)."""
+    step = side / size
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * step
+    pixels = torch.arange(side) + 0.5
+    x = ((pixels - centres.float()[:, None]) / max(step, 1)).abs_()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x <= 1, near, torch.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _transform(face: Face, scale: float, size: int | None) -> CropTransform:
-    if scale <= 0:
-        raise ValueError(f"the scale of a crop is greater than 0, got {scale}")
+    if not 0 < scale <= MAX_SCALE:
+        raise ValueError(f"the scale of a crop is greater than 0 and at most {MAX_SCALE}, got {scale}")
     x, y = face.centre
     side = max(1, round(face.side * (1 if face.detector == "picture" else scale)))
     return CropTransform(left=round(x - side / 2), top=round(y - side / 2), side=side, size=size or side)

@@ -3,9 +3,12 @@
 A detector is a function (H, W, 3) RGB picture in [0, 1] -> list of faces; DETECTORS holds the functions that open them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,38 +56,74 @@ class Face:
 
 
 Detector = Callable[[Tensor], list[Face]]
+Roots = Path | Sequence[Path] | None  # ComfyUI's insightface folders, each of which holds models/<pack>/*.onnx
 
 
-def open_insightface(root: Path | None) -> Detector:
+def open_insightface(root: Roots) -> Detector:
     """root: ComfyUI's models/insightface, which holds models/<pack>/*.onnx."""
     analysis = open_pack(root, None, ["detection"])
     return lambda image: [_face(found) for found in analyse(analysis, comfy_to_bgr(image))]
 
 
-def open_pack(root: Path | None, name: str | None, modules: list[str]):
+def open_pack(root: Roots, name: str | None, modules: list[str]):
     """insightface's analysis of some kinds ("detection", "recognition") with the pack of that name, or the preferred one;
     raises DetectorUnavailable. Nothing is downloaded."""
     with optional("insightface"):
         from insightface.app import FaceAnalysis
     pack = find_pack(root, name)
+    # An absolute path as the name: insightface 2.x looks for a plain name in the working directory first.
+    opened = partial(FaceAnalysis, root=str(pack.parents[1]), allowed_modules=modules, providers=["CPUExecutionProvider"])
     try:
-        # An absolute path as the name: insightface 2.x looks for a plain name in the working directory first.
-        return FaceAnalysis(name=str(pack), root=str(root), allowed_modules=modules, providers=["CPUExecutionProvider"])
+        return _open_sound(opened, pack)
     except Exception as error:  # a damaged file ends in onnxruntime's own exceptions, a pack without detector in assert
         raise DetectorUnavailable(f"the model pack {pack.name} cannot be loaded ({first_line(error)})") from error
 
 
-def find_pack(root: Path | None, name: str | None = None) -> Path:
-    """The folder of that installed model pack, or of the preferred one; raises DetectorUnavailable."""
-    if root is None:
+def _open_sound(opened, pack: Path):
+    """insightface's analysis of a pack; where a file in it is damaged, of the others."""
+    try:
+        return opened(name=str(pack))
+    except Exception:
+        files = sorted(pack.glob("*.onnx"))
+        sound = [path for path in files if _can_be_run(path)]
+        if len(sound) in (0, len(files)):
+            raise
+    with tempfile.TemporaryDirectory() as folder:
+        beside = Path(folder, pack.name)
+        beside.mkdir()
+        for path in sound:
+            try:
+                (beside / path.name).symlink_to(path)
+            except OSError:  # Windows, without the right to
+                shutil.copyfile(path, beside / path.name)
+        return opened(name=str(beside))
+
+
+def _can_be_run(path: Path) -> bool:
+    import onnxruntime
+
+    try:
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception:
+        return False
+    return True
+
+
+def find_pack(root: Roots, name: str | None = None) -> Path:
+    """The folder of that installed model pack, or of the preferred one, in the first root that has it; raises
+    DetectorUnavailable."""
+    roots = [] if root is None else [root] if isinstance(root, str | Path) else list(root)
+    if not roots:
         raise DetectorUnavailable("no folder for its model packs was given")
-    packs = {path.parent.name: path.parent for path in sorted(Path(root).resolve().glob("models/*/*.onnx"))}
+    found = [path.parent for each in reversed(roots) for path in sorted(Path(each).absolute().glob("models/*/*.onnx"))]
+    packs = dict(sorted({path.name: path for path in found}.items()))
     for wanted in (name,) if name else (*PACKS, *packs):
         if wanted in packs:
             return packs[wanted]
     what = f"the model pack {name} is not" if name else "no model pack is"
+    places = " or ".join("/".join(Path(each, "models").parts[-2:]) for each in roots)
     raise DetectorUnavailable(
-        f"{what} in {Path(root, 'models')}; put one there, its .onnx files right in a folder like {name or PACKS[0]}"
+        f"{what} in {places}; put one there, its .onnx files right in a folder like {name or PACKS[0]}"
     )
 
 
@@ -107,7 +146,7 @@ def _face(found) -> Face:
     )
 
 
-def open_opencv(root: Path | None) -> Detector:
+def open_opencv(root: Roots) -> Detector:
     """The first cascade that is installed; root is not used."""
     reasons = []
     for open_cascade in (_open_haar_cascade, _open_lbp_cascade):

@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import hypot
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..image import to_rgb
-from .detectors import DETECTORS, Detector, DetectorUnavailable, Face
+from .detectors import DETECTORS, Detector, DetectorUnavailable, Face, Roots
 
 CHOICES = ("auto", *DETECTORS, "none")
 STAND_INS = ("mask", "picture")  # what stands for a face where no detector found one
@@ -40,7 +39,7 @@ class OpenedDetector:
     unavailable: dict[str, str]  # name of a detector -> why it cannot be used
 
 
-def open_detector(choice: str, insightface_root: Path | None = None) -> OpenedDetector:
+def open_detector(choice: str, insightface_root: Roots = None) -> OpenedDetector:
     """Raises ValueError for an unknown choice, and for a detector asked for by name that cannot be used."""
     if choice not in CHOICES:
         raise ValueError(f"unknown detector {choice!r}; known: {', '.join(CHOICES)}")
@@ -60,7 +59,7 @@ def find_faces(
     image: Tensor,
     detector: str = "auto",
     mask: Tensor | None = None,
-    insightface_root: Path | None = None,
+    insightface_root: Roots = None,
     name: str = "the image",
 ) -> FoundFaces:
     """image (H, W, 1, 3 or 4) in [0, 1], mask (H, W) in [0, 1] -> its faces, or those whose centre lies in the mask.

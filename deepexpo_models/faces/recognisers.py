@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..image import comfy_to_bgr
-from .detectors import DetectorUnavailable, analyse, open_pack, optional
+from .detectors import DetectorUnavailable, Roots, analyse, open_pack, optional
 
 RECOGNISERS = {"buffalo_l": "w600k_r50.onnx", "antelopev2": "glintr100.onnx"}  # insightface's model packs -> their recogniser
 ALIGNED_SIZE = 224  # pixels of the aligned face that CLIP looks at (IP-Adapter FaceID-Plus)
@@ -21,7 +21,7 @@ class RecognisedFaces:
     aligned: Tensor  # (B, ALIGNED_SIZE, ALIGNED_SIZE, 3) in [0, 1], eyes, nose and mouth at ArcFace's places
 
 
-def open_recogniser(name: str, root: Path | None) -> Callable[[Tensor], RecognisedFaces]:
+def open_recogniser(name: str, root: Roots) -> Callable[[Tensor], RecognisedFaces]:
     """A function: pictures (B, H, W, 3) in [0, 1] -> the largest face of each.
 
     name: of RECOGNISERS; root: ComfyUI's models/insightface. Raises ValueError, in one sentence, for one that cannot be used;

@@ -14,7 +14,7 @@ from ...deepexpo_models.dsid import (
 )
 from ...deepexpo_models.faces import open_recogniser
 from ...deepexpo_models.image import comfy_to_model, model_to_comfy, resize
-from .folders import insightface_root
+from .folders import insightface_roots
 from .memory import LoadedDSID, run_in_batches
 
 CLIP = "clip_vit_h"  # the public encoder whose codes IP-Adapter Plus-Face and Full-Face read
@@ -34,7 +34,7 @@ def recognise_identity(recogniser: str, image: Tensor, clip_vision=None) -> Iden
     """
     if recogniser == CLIP:
         return average_identities(_look_at(image, clip_vision))
-    faces = open_recogniser(recogniser, insightface_root())(image)
+    faces = open_recogniser(recogniser, insightface_roots())(image)
     norm = torch.linalg.vector_norm(faces.embeddings, dim=-1, keepdim=True)
     seen = {} if clip_vision is None else _look_at(faces.aligned, clip_vision).extras()
     return average_identities(Identity(faces.embeddings / norm, public_encoder(recogniser), norm, **seen))

@@ -49,9 +49,12 @@ def weight_fingerprint(name: str | None) -> str:
     return fingerprint(folder_paths.get_full_path(FOLDER, name) or "") if isinstance(name, str) else ""
 
 
-def insightface_root() -> Path:
-    """The folder whose `models` subfolder holds insightface's packs."""
-    return Path(folder_paths.models_dir, "insightface")
+def insightface_roots() -> list[Path]:
+    """The folders whose `models` subfolders hold insightface's packs, in ComfyUI's order: those of extra_model_paths.yaml
+    and of other packs, then models/insightface."""
+    known = folder_paths.folder_names_and_paths
+    named = folder_paths.get_folder_paths("insightface") if "insightface" in known else []
+    return [Path(path) for path in dict.fromkeys([*named, os.path.join(folder_paths.models_dir, "insightface")])]
 
 
 def names_in(key: str) -> list[str]:

@@ -365,3 +365,58 @@ def test_one_mask_serves_a_batch():
 def test_a_batch_names_the_picture_with_too_few_faces():
     with pytest.raises(ValueError, match="no face 1 in image 1 of 2"):
         crop_faces(noise(2, 40, 60, 3), "none", index=1)
+
+
+@pytest.mark.parametrize(("box", "scale"), [((10, 5, 40, 35), 1.8), ((-20, 30, 90, 100), 2.5), ((50, 60, 58, 66), 1.0)])
+def test_a_crop_equals_the_padded_and_resized_picture(box, scale):
+    """Made inside the picture, it is what padding with the border and resizing would give."""
+    image, face = noise(70, 64, 3), Face(box, None, None, "mask")
+    crop, _, found = crop_face(image, face, scale, 32)
+    rows, columns = ((torch.arange(found.side) + first) for first in (found.top, found.left))
+    padded = image[rows.clamp(0, 69)[:, None], columns.clamp(0, 63)]
+    expected = F.interpolate(padded.movedim(-1, 0)[None], (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(crop, expected[0].movedim(0, -1), atol=1e-5, rtol=0)
+
+
+def test_a_crop_costs_no_more_than_its_picture_however_far_it_reaches():
+    image, face = torch.rand(200, 200, 3), Face((0, 0, 200, 200), None, None, "mask")
+    largest = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            largest.append(made.numel() if isinstance(made, torch.Tensor) else 0)
+            return made
+
+    with Watch():
+        crop_face(image, face, 10.0, 64)
+    assert max(largest) <= 64 * 2000, "the padded picture would have 12 million numbers"
+    for scale in (0.0, -1.0, 2000.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="scale of a crop is greater than 0 and at most 10"):
+            crop_face(image, face, scale, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64])
+def test_crops_of_any_dtype_are_those_of_float32(dtype):
+    image = noise(2, 60, 50, 3)
+    given = image.to(dtype) if dtype.is_floating_point else (image * 255).round().to(dtype)
+    exact = given.float() if dtype.is_floating_point else given.float() / 255
+    found, expected = (crop_faces(each, "none", size=32) for each in (given, exact))
+    torch.testing.assert_close(found.crops, expected.crops, atol=1e-4, rtol=0)
+    assert found.crops.dtype == found.masks.dtype == torch.float32
+
+
+def test_packs_are_found_in_every_root_in_order(tmp_path, red):
+    (tmp_path / "empty").mkdir()
+    first, second = (insightface_pack.write_pack(tmp_path / name, "buffalo_l") for name in ("first", "second"))
+    roots = [tmp_path / "none", tmp_path / "empty", first, second]
+    assert find_pack(roots) == first / "models" / "buffalo_l" and find_pack(roots[::-1]) == second / "models" / "buffalo_l"
+    assert find_faces(red, "insightface", insightface_root=roots).detected == 1
+
+
+def test_a_damaged_file_does_not_spoil_a_pack(tmp_path, red):
+    root = insightface_pack.write_pack(tmp_path, "buffalo_l")
+    (root / "models" / "buffalo_l" / "0.onnx").write_bytes(b"junk")
+    (root / "models" / "buffalo_l" / "z.onnx").write_bytes(b"")
+    assert find_faces(red, "insightface", insightface_root=root).detected == 1
+    assert open_recogniser("buffalo_l", root)(red[None]).embeddings.shape == (1, 512)
