@@ -88,15 +88,17 @@ def _open_sound(opened, pack: Path):
         sound = [path for path in files if _can_be_run(path)]
         if len(sound) in (0, len(files)):
             raise
-    with tempfile.TemporaryDirectory() as folder:
-        beside = Path(folder, pack.name)
-        beside.mkdir()
-        for path in sound:
-            try:
-                (beside / path.name).symlink_to(path)
-            except OSError:  # Windows, without the right to
-                shutil.copyfile(path, beside / path.name)
-        return opened(name=str(beside))
+    folder = tempfile.TemporaryDirectory(prefix="deepexpo-")
+    beside = Path(folder.name, pack.name)
+    beside.mkdir()
+    for path in sound:
+        try:
+            (beside / path.name).symlink_to(path)
+        except OSError:  # Windows, without the right to
+            shutil.copyfile(path, beside / path.name)
+    analysis = opened(name=str(beside))
+    analysis.deepexpo_folder = folder  # insightface opens a file again when it prepares a model
+    return analysis
 
 
 def _can_be_run(path: Path) -> bool:
@@ -122,9 +124,7 @@ def find_pack(root: Roots, name: str | None = None) -> Path:
             return packs[wanted]
     what = f"the model pack {name} is not" if name else "no model pack is"
     places = " or ".join("/".join(Path(each, "models").parts[-2:]) for each in roots)
-    raise DetectorUnavailable(
-        f"{what} in {places}; put one there, its .onnx files right in a folder like {name or PACKS[0]}"
-    )
+    raise DetectorUnavailable(f"{what} in {places}; put one there, its .onnx files right in a folder like {name or PACKS[0]}")
 
 
 def analyse(analysis, bgr: np.ndarray) -> list:

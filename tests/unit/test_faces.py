@@ -6,6 +6,8 @@ import types
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepexpo_models.faces import (
     DETECTORS,
@@ -20,6 +22,7 @@ from deepexpo_models.faces import (
     points_in_crop,
     select_face,
 )
+from deepexpo_models.faces.detectors import find_pack
 from insightface_pack import embed, write_pack
 
 ASTRONAUT = (178, 68, 273, 163)  # left, top, right, bottom of her face, drawn by hand
@@ -196,6 +199,11 @@ def test_opencv_without_cascades_gives_way_to_scikit_image(astronaut, monkeypatc
 
 
 # insightface itself, on a detector that sees a face in the corner of every red picture
+
+
+@pytest.fixture
+def red() -> torch.Tensor:
+    return torch.tensor([1.0, 0, 0]).expand(128, 128, 3)
 
 
 @pytest.fixture
@@ -408,14 +416,14 @@ def test_crops_of_any_dtype_are_those_of_float32(dtype):
 
 def test_packs_are_found_in_every_root_in_order(tmp_path, red):
     (tmp_path / "empty").mkdir()
-    first, second = (insightface_pack.write_pack(tmp_path / name, "buffalo_l") for name in ("first", "second"))
+    first, second = (write_pack(tmp_path / name, "buffalo_l") for name in ("first", "second"))
     roots = [tmp_path / "none", tmp_path / "empty", first, second]
     assert find_pack(roots) == first / "models" / "buffalo_l" and find_pack(roots[::-1]) == second / "models" / "buffalo_l"
     assert find_faces(red, "insightface", insightface_root=roots).detected == 1
 
 
 def test_a_damaged_file_does_not_spoil_a_pack(tmp_path, red):
-    root = insightface_pack.write_pack(tmp_path, "buffalo_l")
+    root = write_pack(tmp_path, "buffalo_l")
     (root / "models" / "buffalo_l" / "0.onnx").write_bytes(b"junk")
     (root / "models" / "buffalo_l" / "z.onnx").write_bytes(b"")
     assert find_faces(red, "insightface", insightface_root=root).detected == 1
