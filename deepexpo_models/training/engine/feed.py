@@ -83,6 +83,7 @@ class Feed:
             pin_memory=self._pinned,
             worker_init_fn=_one_thread,
             collate_fn=_as_it_is,
+            generator=Generator(),  # its own: the global one is part of a run's state
             **ahead,
         )
 
