@@ -11,7 +11,7 @@ from deepexpo_models.dsid import EncoderId
 from deepexpo_models.meaf import BranchConfig, UNetShape
 
 from .families import TIME_IDS, TINY, Widths, describe
-from .host import LoadedPack, base_directory, load_pack
+from .host import LoadedPack, base_directory, extra_nodes, load_pack
 
 DSID_CONFIG = "starter"
 
@@ -85,3 +85,11 @@ def the_pack() -> Pack:
     pack = Pack(load_pack())
     pack.module("nodes.comfy_host.folders").register_folder()
     return pack
+
+
+def node_definitions() -> dict[str, type]:
+    """Node type -> class: ComfyUI's own nodes that are always there, and ours."""
+    import nodes
+
+    masks = {name: getattr(extra_nodes("nodes_mask"), name) for name in ("SolidMask", "MaskComposite")}
+    return {**nodes.NODE_CLASS_MAPPINGS, **masks, **the_pack().loaded.nodes}
