@@ -2,9 +2,10 @@
 """The main job on real input: `python tests/comfy/main_job.py [--out FOLDER]`.
 
 ComfyUI (COMFYUI_PATH or ~/ComfyUI) runs as a server with the pack in custom_nodes, a full-size SD1.5 checkpoint, DSID and
-MEAF of the `base` size (all randomly initialised), the astronaut as identity and another photograph as reference. The SD1.5
-workflow is posted over HTTP. Needs 8 GB of memory and 3 GB of disk, and a few minutes on a CPU. Without trained weights the
-pictures are noise: what this proves is the way from two photographs and a prompt to a picture, and what changes it.
+MEAF of the `base` size (all randomly initialised), the astronaut as identity and another photograph as reference. The graph
+tests/comfy/graphs/sd15_portrait.json is posted over HTTP. Needs 8 GB of memory and 3 GB of disk, and a few minutes on a CPU.
+Without trained weights the pictures are noise: what this proves is the way from two photographs and a prompt to a picture,
+and what changes it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # last: `nodes` is ComfyUI's module first
 
 from rig import host
-from rig.graphs import decode, read_workflow, small, upload_photos, with_inputs, write_models
+from rig.graphs import decode, read_graph, small, upload_photos, with_inputs, write_models
 from rig.server import Server, running_server
 
 SIZE, STEPS = 128, 2
@@ -35,7 +36,7 @@ def main() -> None:
     reason = host.start()
     if reason:
         sys.exit(reason)
-    graph = small(read_workflow("sd15_portrait"), SIZE, STEPS)
+    graph = small(read_graph("sd15_portrait"), SIZE, STEPS)
     with tempfile.TemporaryDirectory() as base:
         write_models(Path(base), [graph])
         with running_server(Path(base)) as server:

@@ -6,7 +6,18 @@ import pytest
 import main_job
 from insightface_pack import installed_packs
 from rig import host
-from rig.graphs import WORKFLOWS, decode, read_workflow, recognisers, small, upload_photos, values, with_inputs, write_models
+from rig.graphs import (
+    WORKFLOWS,
+    decode,
+    read_graph,
+    read_workflow,
+    recognisers,
+    small,
+    upload_photos,
+    values,
+    with_inputs,
+    write_models,
+)
 from rig.server import running_server
 
 NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
@@ -20,7 +31,7 @@ INSTANTID_ON_SDXL = {
 
 
 def instantid_on_sdxl() -> dict:
-    graph = small(read_workflow("faceid_portrait"), SIZE, STEPS)
+    graph = small(read_workflow("2_faceid_portrait"), SIZE, STEPS)
     for class_type, inputs in INSTANTID_ON_SDXL.items():
         graph = with_inputs(graph, class_type, **inputs)
     return graph
@@ -29,7 +40,7 @@ def instantid_on_sdxl() -> dict:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    write_models(base, [*map(read_workflow, NAMES), instantid_on_sdxl()])
+    write_models(base, [*map(read_workflow, NAMES), read_graph("sd15_portrait"), instantid_on_sdxl()])
     with running_server(base) as started:
         yield started
 
@@ -67,14 +78,14 @@ def test_instantid_reaches_the_picture_on_sdxl(server):
 
 
 def test_main_job(server):
-    graph = small(read_workflow("sd15_portrait"), main_job.SIZE, main_job.STEPS)
+    graph = small(read_graph("sd15_portrait"), main_job.SIZE, main_job.STEPS)
     upload_photos(server, graph)
     pictures = {case: main_job.timed(server, case, changed) for case, changed in main_job.cases(graph).items()}
     assert main_job.report(main_job.check(pictures))
 
 
 def test_an_error_is_one_sentence_on_the_node(server):
-    graph = small(read_workflow("sd15_portrait"), SIZE, STEPS)
+    graph = small(read_graph("sd15_portrait"), SIZE, STEPS)
     upload_photos(server, graph)
     for node in graph.values():
         if node["class_type"] == "DeepExPoLoadMEAF":

@@ -140,8 +140,8 @@ def expression_and_pose() -> Template:
 
 def reference_batch() -> Template:
     return Template(
-        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nFive references are a batch of five codes: one for each "
-        "latent, so *batch_size* is their number. Several photos become a batch by *Batch Images*.",
+        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nFive references are a batch of five codes: one for "
+        "each latent, so *batch_size* is their number. Several photos become a batch by *Batch Images*.",
         [
             (220, {"person": face("Person", "person_3"), "references": face("References", "all references")}),
             (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
@@ -176,8 +176,8 @@ def area(text: str, x: int) -> Box:
 
 def two_people() -> Template:
     return Template(
-        f"**Two people in one picture.** {NO_DOWNLOAD}\n\nEach person has an *Apply MEAF* with a mask, one after the other; each "
-        "prompt has its area. The masks keep either face in its half.",
+        f"**Two people in one picture.** {NO_DOWNLOAD}\n\nEach person has an *Apply MEAF* with a mask, one after the other; "
+        "each prompt has its area. The masks keep either face in its half.",
         [
             (190, {"left person": face("Left person", "person_2"), "right person": face("Right person", "person_1")}),
             (190, {"left face": face("Left reference", "winking"), "right face": face("Right reference", "laughing")}),
@@ -226,7 +226,9 @@ def exaggerate() -> Template:
                     "DeepExPoBlendSemantics", {"a": ("from", 0), "b": ("to", 0), "factor": 1.4}, "Blend Semantics"
                 ),
                 "save identity": Box(
-                    "DeepExPoSaveIdentity", {"identity": ("identity", 0), "filename_prefix": "deepexpo/identity"}, "Save Identity"
+                    "DeepExPoSaveIdentity",
+                    {"identity": ("identity", 0), "filename_prefix": "deepexpo/identity"},
+                    "Save Identity",
                 ),
                 "save semantics": Box(
                     "DeepExPoSaveSemantics", {"semantics": ("blend", 0), "filename_prefix": "deepexpo/surprised"},

@@ -22,11 +22,17 @@ if TYPE_CHECKING:
     from .server import Server
 
 WORKFLOWS = PACK / "workflows"
+GRAPHS = Path(__file__).parents[1] / "graphs"
 FAMILY_OF = {"v1-5-pruned-emaonly-fp16.safetensors": "sd15", "sd_xl_base_1.0.safetensors": "sdxl"}
 
 
 def read_workflow(name: str) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
+
+
+def read_graph(name: str) -> dict:
+    """A graph of the tests' own, on files that nobody can download yet."""
+    return json.loads((GRAPHS / f"{name}.json").read_text())
 
 
 def with_inputs(graph: dict, class_type: str, **inputs) -> dict:

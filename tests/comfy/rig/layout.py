@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import dataclass, field
+
+import tomllib
 
 from .host import PACK
 
 TITLE, SLOT, WIDGET, GAP, BETWEEN = 30, 20, 24, 20, 50
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}  # the oldest ComfyUI that the pack runs on
-EXTRA = {"control_after_generate": ("fixed", 1), "image_upload": ("image", 1)}  # option -> value and rows that follow the widget
+EXTRA = {
+    "control_after_generate": ("fixed", 1),
+    "image_upload": ("image", 1),
+}  # option -> value and rows that follow the widget
 
 
 @dataclass
