@@ -335,7 +335,7 @@ def test_faces_without_any_caption_are_refused(parts, photos, tmp_path):
         (tmp_path / f"p0#film/{number}.png").write_bytes((photos / f"stills/p0/{number}.png").read_bytes())
     with pytest.raises(ValueError, match=r"has a caption; put name\.txt beside"):
         train(settings(parts, tmp_path / "out", synthetic="", clips=str(tmp_path)))
-    with pytest.raises(ValueError, match="give either --synthetic or --clips"):
+    with pytest.raises(ValueError, match="give one of --synthetic, --heads, or --clips"):
         settings(parts, tmp_path, clips=str(tmp_path))
 
 
