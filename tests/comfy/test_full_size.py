@@ -22,14 +22,14 @@ PARAMETERS = {
 
 
 class FullStudio(Studio):
-    """Real widths, bf16 (the fastest here), MEAF stored in fp16 and read from its file."""
+    """Real widths, float32 (SDXL bf16, for memory), MEAF stored in fp16 and read from its file."""
 
     def __init__(self, family: str, size: str):
         self.family, self.size, self.pack = family, size, the_pack()
         library = self.pack.module("deepexpo_models.dsid")
         self.dsid = SimpleNamespace(config=library.CONFIGS["base"], encoder=library.EncoderId("base", "b" * 64))
         self.meaf = self._written_and_loaded()
-        self.model = full_model(family)
+        self.model = full_model(family, torch.bfloat16 if family == "sdxl" else torch.float32)
         self.positive = conditioning(family, widths=FAMILIES[family].full)
         self.identity, self.semantics = self.codes(0)
 
