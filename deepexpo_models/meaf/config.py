@@ -1,5 +1,6 @@
 """MEAF's configuration: its streams, its base family, and the defaults a user starts from."""
 
+import math
 from dataclasses import asdict, dataclass
 
 from ..config_fields import check_fields, config_from
@@ -80,6 +81,9 @@ class MEAFConfig:
         )
 
 
+MAX_STRENGTH = 3.0  # of a stream, as the nodes offer it
+
+
 @dataclass(frozen=True)
 class StreamSettings:
     """What a user sets per stream: strength (1 = as trained) and the part of the sampling it acts in (0 = first step)."""
@@ -89,6 +93,8 @@ class StreamSettings:
     end_percent: float
 
     def __post_init__(self):
+        if not math.isfinite(self.strength):
+            raise ValueError(f"a strength of {self.strength} cannot be used; set one from 0 to {MAX_STRENGTH:g}")
         if not 0 <= self.start_percent <= self.end_percent <= 1:
             raise ValueError(
                 f"a stream cannot act from {self.start_percent} to {self.end_percent}; "

@@ -36,21 +36,21 @@ def fuse(text: Tensor, query: Tensor, heads: int, streams: list[FusedStream], fu
     """Add the streams to the text attention's output, both before the layer's to_out.
 
     text, query: (B, L, C); fusion: key of FUSIONS -> (B, L, C) in text's dtype.
-    One product for the scores of all streams and one for their values: the cost is reading the queries, not arithmetic.
-    Explicit rather than a fused kernel, since the softmax runs per stream, in float32 whatever the model's dtype.
+    The formula as it is trained and tested against; `formulations` has faster ones for sampling. The softmax runs per stream,
+    in float32 whatever the model's dtype, and so do float16's products, which overflow at |q| = |k| = 300.
     """
     keys, values = (_join_streams(streams, part, query, heads) for part in ("key", "value"))  # (B, H, sum of N, d)
-    scores = split_heads(query, heads) @ (keys * keys.shape[-1] ** -0.5).mT
+    exact = torch.float32 if query.dtype == torch.float16 else query.dtype
+    scores = split_heads(query, heads).to(exact) @ (keys.to(exact) * keys.shape[-1] ** -0.5).mT
     parts = scores.float().split([stream.tokens.key.shape[1] for stream in streams], dim=-1)
     weights = [_weights(part, stream, fusion) for part, stream in zip(parts, streams, strict=True)]
     return text + join_heads(torch.cat(weights, dim=-1).to(values) @ values).to(text.dtype)
 
 
 def token_weights(scores: Tensor, null_logit: Tensor) -> Tensor:
-    """scores (B, H, L, N), null_logit () -> weights (B, H, L, N): softmax over the keys and the null key, which, its value
-    being zero, is only a larger denominator."""
-    denominator = torch.logaddexp(scores.logsumexp(dim=-1, keepdim=True), null_logit.float())
-    return (scores - denominator).exp()
+    """scores (B, H, L, N), null_logit () -> weights (B, H, L, N): softmax over the keys and the null key."""
+    null = null_logit.float().expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, null], dim=-1).softmax(dim=-1)[..., :-1]
 
 
 def paper_weights(scores: Tensor, null_logit: Tensor) -> Tensor:

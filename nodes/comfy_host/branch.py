@@ -1,84 +1,80 @@
-"""A MEAF's branch in ComfyUI: run beside each call of the U-Net, joined where ComfyUI lets others join.
+"""A MEAF's branch in ComfyUI: run beside each call of the U-Net, joined on the U-Net's way up.
 
-`control` goes into the dictionary that ControlNets fill, so both add up. `full` joins the outputs of the middle and of the
-levels of the way up: as the output block patch of the block that comes next, and for the last one before the U-Net's `out`,
-which has no patch, as a hook for the length of the call.
+All but the last join are output block patches, which see the features that they meet: `control` adds to the skip connections
+(which at that point is what a ControlNet does) and the middle, `full` to the outputs of the middle and of the levels. Other
+nodes change the features' size inside the U-Net (Deep Shrink), so what is added is resized to them. The last join of `full`
+comes before the U-Net's `out`, which has no patch: a hook for the length of the call.
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack
 
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 from torch import Tensor
 
-from ...deepexpo_models.meaf import MEAF, PREFIX, SIZE_EMBEDDING, Residuals, fuse
+from ...deepexpo_models.meaf import MEAF, PREFIX, SIZE_EMBEDDING, Residuals
 from .sampling import StreamCall
 
-KINDS = ("input", "middle", "output")
 
-
-@contextmanager
-def joined_branches(model, call: StreamCall, x: Tensor, sigma: Tensor, control: dict | None, options: dict, y: Tensor | None):
-    """ComfyUI's BaseModel, and what its apply_model was called with -> (control, options) with the branches of the streams
-    that act; nothing of it stays afterwards.
+def join_branches(
+    registered: ExitStack, model, call: StreamCall, x: Tensor, sigma: Tensor, options: dict, y: Tensor | None
+) -> dict:
+    """ComfyUI's BaseModel, and what its apply_model was called with -> options with the branches of the streams that act;
+    registered: owns the hooks.
     """
     branched = {id(stream.meaf): stream.meaf for stream in call.active if stream.meaf.branch is not None}
-    found = [_residuals(model, meaf, call, x, sigma, y) for meaf in branched.values()]
-    hooks = []
-    for residuals in found:
-        control = _with_skips(control, residuals)
+    for residuals in [_residuals(model, meaf, call, x, sigma, y) for meaf in branched.values()]:
+        patches = options.get("patches", {})
+        joined = [_joins(model.diffusion_model, residuals), *patches.get("output_block_patch", [])]
+        options = {**options, "patches": {**patches, "output_block_patch": joined}}
         if residuals.ups:
-            patch, last = _up_joins(model.diffusion_model, residuals)
-            patches = options.get("patches", {})
-            options = {**options, "patches": {**patches, "output_block_patch": [patch, *patches.get("output_block_patch", [])]}}
-            hooks.append(model.diffusion_model.out.register_forward_pre_hook(last))
-    try:
-        yield control, options
-    finally:
-        for hook in hooks:
-            hook.remove()
+            hook = _last_join(residuals.ups[-1])
+            registered.callback(model.diffusion_model.out.register_forward_pre_hook(hook).remove)
+    return options
+
+
+def compute_dtype(model) -> torch.dtype:
+    """What a BaseModel computes in."""
+    return model.manual_cast_dtype or model.get_dtype()
 
 
 def _residuals(model, meaf: MEAF, call: StreamCall, x: Tensor, sigma: Tensor, y: Tensor | None) -> Residuals:
     """As BaseModel prepares latents and time steps for its own U-Net, in the dtype that it computes in."""
-    dtype = model.manual_cast_dtype or model.get_dtype()
-    latents = model.model_sampling.calculate_input(sigma, x).to(dtype)
+    latents = model.model_sampling.calculate_input(sigma, x).to(compute_dtype(model))
     times = model.model_sampling.timestep(sigma).float().expand(len(x))
     sizes = None if y is None else y[:, -SIZE_EMBEDDING:].to(latents)
-    streams = [stream for stream in call.active if stream.meaf is meaf]
+    streams = tuple(stream for stream in call.active if stream.meaf is meaf)
 
     def fused(site: str, query: Tensor, text: Tensor, heads: int, size: tuple[int, int]) -> Tensor:
-        parts = [call.fused(stream, PREFIX + site, query, size) for stream in streams]
-        return fuse(text, query, heads, parts, meaf.config.fusion)
+        layer = call.run.layer(streams, call.rows, PREFIX + site, heads, size, query)
+        return layer.add(text.clone(memory_format=torch.contiguous_format), query.contiguous())
 
     found = meaf.branch(latents, times, sizes, fused)
-    return found.scaled([s.settings.strength for s in streams], [call.mask(s, latents.device) for s in streams])
+    return found.scaled([s.settings.strength for s in streams], [call.mask(s, latents) for s in streams])
 
 
-def _with_skips(control: dict | None, residuals: Residuals) -> dict | None:
-    """ComfyUI takes "output" from the end as it goes up, so it is in the order in which the skip connections are made."""
-    if not residuals.skips:
-        return control
-    ours = {"input": [], "middle": [residuals.mid], "output": residuals.skips}
-    given = control or {}
-    return {kind: _sums(given.get(kind, []), ours[kind]) for kind in KINDS}
-
-
-def _sums(first: list[Tensor | None], second: list[Tensor | None]) -> list[Tensor | None]:
-    """Both are taken from the end."""
-    length = max(len(first), len(second))
-    padded = [[None] * (length - len(row)) + list(row) for row in (first, second)]
-    return [b if a is None else a if b is None else a + b for a, b in zip(*padded)]
-
-
-def _up_joins(unet: UNetModel, residuals: Residuals) -> tuple[Callable, Callable]:
-    """(output block patch, hook before unet.out)."""
+def _joins(unet: UNetModel, residuals: Residuals) -> Callable:
+    """The output block patch. Block 0 follows the middle; the first block after an upsampling begins a level."""
     ends = [number for number, block in enumerate(unet.output_blocks) if any(isinstance(part, Upsample) for part in block)]
-    *ups, last = residuals.ups
-    before = dict(zip([0, *(number + 1 for number in ends)], [residuals.mid, *ups], strict=True))
+    before = dict(zip([0, *(number + 1 for number in ends)], [residuals.mid, *residuals.ups[:-1]]))
+    skips = dict(enumerate(reversed(residuals.skips)))
 
     def patch(hidden: Tensor, skip: Tensor, options: dict) -> tuple[Tensor, Tensor]:
-        join = before.get(options["block"][1])
-        return (hidden if join is None else hidden + join), skip
+        number = options["block"][1]
+        return _added(hidden, before.get(number)), _added(skip, skips.get(number))
 
-    return patch, lambda _, inputs: (inputs[0] + last.to(inputs[0]),)
+    return patch
+
+
+def _last_join(residual: Tensor) -> Callable:
+    return lambda _, inputs: (_added(inputs[0], residual),)
+
+
+def _added(features: Tensor, residual: Tensor | None) -> Tensor:
+    """features (B, C, h, w) + residual (B, C, H, W), resized by area where others changed the features' size."""
+    if residual is None:
+        return features
+    if residual.shape[-2:] != features.shape[-2:]:
+        residual = torch.nn.functional.interpolate(residual.float(), features.shape[-2:], mode="area")
+    return features + residual.to(features)

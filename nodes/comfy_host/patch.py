@@ -6,23 +6,29 @@ before and after. Read on ComfyUI 0.3.64 and 0.12: `WrappersMP`, `calc_cond_batc
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from comfy.ldm.modules.attention import optimized_attention
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...deepexpo_models.dsid import Identity, Semantics
-from ...deepexpo_models.meaf import StreamSettings, fuse, require_family, stream_codes
-from .branch import joined_branches
+from ...deepexpo_models.meaf import MAX_STRENGTH, StreamSettings, require_family, stream_codes
+from .attention import SKIPPED, FusedAttention, Others, Watch
+from .branch import compute_dtype, join_branches
 from .memory import LoadedMEAF
-from .sampling import PatchStream, SamplingRun, StreamCall, check_batch, roles_by_position, roles_by_uuid
-from .sites import PatchKey, find_sites
+from .rows import read_rows
+from .sampling import PatchStream, SamplingRun, StreamCall, check_batch, sides_by_uuid
+from .sites import ComfySites, find_sites
 
+logger = logging.getLogger(__name__)
 KEY = "deepexpo.meaf"
-ROLES = "deepexpo.roles"
+BATCH = "deepexpo.batch"
+COMPILE_KEY = "torch.compile"  # of the wrapper that ComfyUI's TorchCompileModel sets
 
 
 def apply_meaf(
@@ -35,36 +41,54 @@ def apply_meaf(
 ) -> ModelPatcher:
     """A clone of the model with MEAF's streams; the input model is untouched.
 
-    settings: stream -> its settings; mask (M, H, W) or (H, W) in [0, 1], or None. Streams already applied to the same
+    settings: stream -> its settings, strengths beyond 0 to MAX_STRENGTH being clamped; mask (M, H, W) or (H, W), clamped to
+    [0, 1], or None. Streams already applied to the same
     region are replaced, others stay, so applying twice equals once and masked people add up. Raises ValueError, in one
-    sentence, for codes of another encoder, a model of another base family, or codes that cannot be aligned.
+    sentence, for codes of another encoder, a model of another base family, codes that cannot be aligned, a mask that is none.
     """
     config = meaf.config
     codes = stream_codes(config, identity, semantics)
     sites = find_sites(model.get_model_object("diffusion_model"))
     require_family(config.name, config.base, config.unet, sites.channels, sites.context_width)
-    mask = None if mask is None else mask.detach().clone().reshape(-1, *mask.shape[-2:])
+    mask = None if mask is None else _usable_mask(mask)
     added = tuple(
         PatchStream(
             meaf.model,
             name,
             code.detach().clone(),
-            settings.get(name, StreamSettings(1.0, 0.0, 1.0)),
+            _in_range(name, settings.get(name, StreamSettings(1.0, 0.0, 1.0))),
             mask,
             _region(mask),
         )
         for name, code in codes.items()
     )
-    return _attach(model.clone(), added, sites.keys, meaf.patcher)
+    return _attach(model.clone(), added, sites, meaf.patcher)
 
 
-def _attach(
-    model: ModelPatcher, added: tuple[PatchStream, ...], keys: dict[PatchKey, str], patcher: ModelPatcher
-) -> ModelPatcher:
+def _in_range(name: str, settings: StreamSettings) -> StreamSettings:
+    """A linked number has none of its widget's bounds."""
+    strength = min(max(settings.strength, 0.0), MAX_STRENGTH)
+    if strength != settings.strength:
+        logger.warning(f"the {name} strength is {settings.strength:g}; DeepExPo uses {strength:g}, the end of its range")
+    return replace(settings, strength=strength)
+
+
+def _usable_mask(mask: Tensor) -> Tensor:
+    """(M, H, W) or (H, W) -> (M, H, W) in [0, 1]."""
+    if mask.ndim not in (2, 3) or 0 in mask.shape:
+        raise ValueError(
+            f"the mask of Apply MEAF has the shape {tuple(mask.shape)}; connect a mask of at least one pixel, (M, H, W)"
+        )
+    if mask.is_floating_point() and not bool(mask.isfinite().all()):
+        raise ValueError("the mask of Apply MEAF holds NaN or infinite values; repair the node it comes from")
+    return mask.detach().float().clamp(0, 1).reshape(-1, *mask.shape[-2:])
+
+
+def _attach(model: ModelPatcher, added: tuple[PatchStream, ...], sites: ComfySites, patcher: ModelPatcher) -> ModelPatcher:
     earlier: MEAFPatch | None = model.get_attachment(KEY)
     taken = {(stream.name, stream.region) for stream in added}
     kept = tuple(s for s in (earlier.streams if earlier else ()) if (s.name, s.region) not in taken)
-    patch = MEAFPatch(kept + added, keys)
+    patch = MEAFPatch(kept + added, sites)
     model.set_attachments(KEY, patch)
     for kind, wrapper in patch.wrappers():
         model.remove_wrappers_with_key(kind, KEY)
@@ -87,7 +111,7 @@ class MEAFPatch:
     0.12, and shares them later."""
 
     streams: tuple[PatchStream, ...]
-    sites: dict[PatchKey, str]
+    sites: ComfySites
 
     def __deepcopy__(self, memo):
         return self
@@ -105,26 +129,27 @@ class MEAFPatch:
         guider = executor.class_obj
         check_batch(self.streams, len(noise))
         options = guider.model_options.setdefault("transformer_options", {})
-        model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        options[KEY] = SamplingRun(self.streams, model_sampling, roles_by_uuid(guider.conds))
         try:
+            model_sampling = guider.model_patcher.get_model_object("model_sampling")
+            options[KEY] = run = SamplingRun(self.streams, model_sampling, sides_by_uuid(guider.conds))
+            run.conds = [cond for group in guider.conds.values() for cond in group]
             return executor(noise, *args, **kwargs)
         finally:
             options.pop(KEY, None)
 
     def predict_noise(self, executor, x: Tensor, timestep: Tensor, model_options: dict = {}, seed=None):
-        """Decide once per step which streams act; the only device sync."""
+        """Decide once per step which streams act."""
         run = model_options.get("transformer_options", {}).get(KEY)
         if run is not None:
-            run.active = run.at_sigma(float(timestep.max()))
+            run.active, run.pictures = run.at_sigma(float(timestep.max())), x
         return executor(x, timestep, model_options, seed)
 
     def calc_cond_batch(self, executor, model, conds, x_in: Tensor, timestep: Tensor, model_options: dict):
-        """Note the role of each list: its position alone does not tell (dual CFG passes negative, middle, positive)."""
+        """Note what the batch is made of."""
         options = model_options.get("transformer_options", {})
         run = options.get(KEY)
-        if run is not None:
-            model_options = {**model_options, "transformer_options": {**options, ROLES: run.list_roles(conds)}}
+        if run is not None and run.active != ():
+            model_options = {**model_options, "transformer_options": {**options, BATCH: run.batch(conds, x_in, options)}}
         return executor(model, conds, x_in, timestep, model_options)
 
     def apply_model(
@@ -143,76 +168,43 @@ class MEAFPatch:
         active = run.at_sigma(float(t.max())) if run.active is None else run.active
         if not active:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-        call = _call(run, active, transformer_options, len(x))
-        options = self._with_streams(transformer_options, call)
-        with joined_branches(executor.class_obj, call, x, t, control, options, kwargs.get("y")) as (control, options):
+        batch = transformer_options.get(BATCH) or run.batch_of_call(transformer_options, x)
+        call = StreamCall(run, active, read_rows(batch, transformer_options, x, c_crossattn, run.places))
+        if any(stream.code(row) is None for stream in active for row in call.rows):
+            run.warn_once(SKIPPED)
+        with ExitStack() as registered:  # owns all that is registered for the length of the call
+            options = self._with_streams(transformer_options, call, x, executor.class_obj)
+            options = join_branches(registered, executor.class_obj, call, x, t, options, kwargs.get("y"))
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-    def _with_streams(self, options: dict, call: "FusedCall") -> dict:
+    def _with_streams(self, options: dict, call: StreamCall, x: Tensor, model) -> dict:
         """Streams in the base's own layers; a MEAF that acts in its branch alone has none there."""
-        active = tuple(stream for stream in call.active if not stream.meaf.sites.keys().isdisjoint(self.sites.values()))
-        if not active:
+        steady = _is_compiled(options, model)
+        here = [s for s in (self.streams if steady else call.active) if not s.meaf.sites.keys().isdisjoint(self.sites.channels)]
+        if not here:
             return options
-        replacements = options.get("patches_replace", {})
-        attn2 = dict(replacements.get("attn2", {}))
-        for key, site in self.sites.items():
-            attn2[key] = replace(call, active=active, inner=attn2.get(key, attn2.get(key[:2])), site=site)
-        return {**options, "patches_replace": {**replacements, "attn2": attn2}}
+        replacements, patches = options.get("patches_replace", {}), options.get("patches", {})
+        watch = Watch(call.run) if patches.get("attn2_patch") else None
+        acting, like = call.active if steady else None, torch.empty(0, dtype=compute_dtype(model), device=x.device)
+        by_fusion, attn2 = _by_fusion(here), dict(replacements.get("attn2", {}))
+        for key, site in self.sites.keys.items():
+            size = self.sites.size(site, *x.shape[-2:])
+            heads = self.sites.heads[site]
+            layers = tuple(call.run.layer(streams, call.rows, site, heads, size, like, acting) for streams in by_fusion)
+            others = Others(call.run, by_fusion, call.rows, site, watch, acting)
+            attn2[key] = FusedAttention(layers, size, len(x), attn2.get(key, attn2.get(key[:2])), others)
+        options = {**options, "patches_replace": {**replacements, "attn2": attn2}}
+        if watch is not None:
+            options["patches"] = {**patches, "attn2_patch": [watch.before, *patches["attn2_patch"], watch.after]}
+        return options
 
 
-@dataclass(frozen=True, eq=False)
-class FusedCall(StreamCall):
-    """The attn2 replacement of one layer for one call of the U-Net; inner: the replacement that stood there, if any."""
-
-    inner: Callable | None = None
-    site: str = ""
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
-        text = self._text(q, k, v, extra)
-        call = self._expanded(len(q))
-        if call is None:
-            self.run.warn_once(
-                "DeepExPo is skipped where another node changes the batch inside the attention: per-latent codes and masks "
-                "cannot be aligned there; use one code without a mask, or remove that node"
-            )
-            return text
-        height, width = extra["activations_shape"][-2:]
-        for fusion, streams in _by_fusion(call.active):
-            text = fuse(text, q, extra["n_heads"], [call.fused(s, call.site, q, (height, width)) for s in streams], fusion)
-        return text
-
-    def _text(self, q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
-        if self.inner is not None:
-            return self.inner(q, k, v, extra)
-        return optimized_attention(
-            q, k, v, extra["n_heads"], attn_precision=extra.get("attn_precision"), transformer_options=extra
-        )
-
-    def _expanded(self, batch: int) -> "FusedCall | None":
-        """This call for the batch found at the layer; another pack may have repeated each chunk's rows there."""
-        if batch == len(self.roles) * len(self.rows):
-            return self
-        uniform = all(len(s.codes) == 1 and s.mask is None for s in self.active)
-        if not uniform or batch % len(self.roles):
-            return None
-        return replace(self, rows=(0,) * (batch // len(self.roles)))
+def _is_compiled(options: dict, model) -> bool:
+    """Whether torch.compile sees the U-Net: then layers keep their shapes, and all streams are laid out, whichever act."""
+    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    return COMPILE_KEY in wrappers or hasattr(model.diffusion_model, "_orig_mod")
 
 
-def _by_fusion(active: tuple[PatchStream, ...]):
-    fusions = dict.fromkeys(stream.meaf.config.fusion for stream in active)
-    return [(fusion, [s for s in active if s.meaf.config.fusion == fusion]) for fusion in fusions]
-
-
-def _call(run: SamplingRun, active: tuple[PatchStream, ...], options: dict, batch: int) -> FusedCall:
-    positions = options.get("cond_or_uncond") or [0]
-    listed = options.get(ROLES) or roles_by_position(1 + max(positions))
-    return FusedCall(run, active, tuple(listed[i] for i in positions), _latent_rows(options, batch // len(positions)))
-
-
-def _latent_rows(options: dict, latents: int) -> tuple[int, ...]:
-    """Index of each latent of this call in the run's batch: context windows (ComfyUI's, AnimateDiff's) see a part of it."""
-    window = options.get("context_window")
-    if window is not None and getattr(window, "dim", 0) == 0 and len(window.index_list) == latents:
-        return tuple(window.index_list)
-    indices = (options.get("ad_params") or {}).get("sub_idxs")
-    return tuple(indices) if indices is not None and len(indices) == latents else tuple(range(latents))
+def _by_fusion(streams) -> tuple[tuple[PatchStream, ...], ...]:
+    fusions = dict.fromkeys(stream.meaf.config.fusion for stream in streams)
+    return tuple(tuple(s for s in streams if s.meaf.config.fusion == fusion) for fusion in fusions)

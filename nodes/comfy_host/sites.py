@@ -14,11 +14,19 @@ PatchKey = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class ComfySites:
-    """channels: diffusers path -> width; keys: ComfyUI's patch key -> diffusers path; context_width: text embedding."""
+    """channels: diffusers path -> width; keys: ComfyUI's patch key -> diffusers path; context_width: text embedding;
+    heads: diffusers path -> its heads; levels: diffusers path -> how often the latents are halved there."""
 
     channels: dict[str, int]
     keys: dict[PatchKey, str]
     context_width: int
+    heads: dict[str, int]
+    levels: dict[str, int]
+
+    def size(self, site: str, height: int, width: int) -> tuple[int, int]:
+        """Height and width at a layer, of latents of this size: each level's convolution rounds up."""
+        half = 2 ** self.levels[site]
+        return -(-height // half), -(-width // half)
 
 
 def find_sites(unet) -> ComfySites:
@@ -29,14 +37,18 @@ def find_sites(unet) -> ComfySites:
             f"MEAF works on SD1.5, SD2.x and SDXL U-Nets, the connected model is a {type(unet).__name__}; "
             f"connect such a checkpoint"
         )
-    keys, channels, context_width = {}, {}, 0
+    keys, channels, heads, levels, context_width = {}, {}, {}, {}, 0
+    last = sum(isinstance(layer, Downsample) for block in unet.input_blocks for layer in block)
     for block, number, path, transformer in attentions:
         for layer, inner in enumerate(transformer.transformer_blocks):
             site = f"{path}.transformer_blocks.{layer}.attn2"
             keys[block, number, layer] = site
             channels[site] = inner.attn2.to_q.weight.shape[0]
             context_width = inner.attn2.to_k.weight.shape[1]
-    return ComfySites(channels, keys, context_width)
+            heads[site] = inner.attn2.heads
+            level = int(path.split(".")[1]) if block != "middle" else last
+            levels[site] = last - level if block == "output" else level
+    return ComfySites(channels, keys, context_width, heads, levels)
 
 
 def _attentions(unet: UNetModel):

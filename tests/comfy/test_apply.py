@@ -188,23 +188,22 @@ def test_tokens_are_projected_once_and_streams_decided_once_per_step(sd15, monke
 def test_effect_does_not_depend_on_resolution(studio, monkeypatch):
     """What the streams add at the sites, on the model's own queries, at twice the size: within 5%. The printed formula,
     on the same queries and its one token, keeps a quarter."""
-    patch, fusion = studio.pack.module("nodes.comfy_host.patch"), studio.pack.module("deepexpo_models.meaf.fusion")
-    fuse, model = patch.fuse, studio.apply()
+    fusion, formulations = (studio.pack.module(f"deepexpo_models.meaf.{name}") for name in ("fusion", "formulations"))
+    add, model = formulations.LayerStreams.add, studio.apply()
 
     def effects(scale: int) -> tuple[float, float]:
         ours, printed = [], []
 
-        def spied(text, query, heads, streams, name):
-            out = fuse(text, query, heads, streams, name)
-            first = streams[0].tokens
-            token = fusion.SiteTokens(first.key[:, :1], first.value[:, :1], first.null_logit)
-            one = [fusion.FusedStream(token, 1.0, None)]
-            paper = fuse(torch.zeros_like(text), query, heads, one, "paper") / query.shape[1]
-            ours.append((out - text).square().mean().sqrt())
+        def spied(layer, text, query):
+            before, one = text.clone(), torch.randn(1, 1, query.shape[-1], generator=torch.Generator().manual_seed(0))
+            token = fusion.FusedStream(fusion.SiteTokens(one, one, torch.zeros(())), 1.0, None)
+            paper = fusion.fuse(torch.zeros_like(text), query, layer.heads, [token], "paper") / query.shape[1]
+            out = add(layer, text, query)
+            ours.append((out - before).square().mean().sqrt())
             printed.append(paper.square().mean().sqrt())
             return out
 
-        monkeypatch.setattr(patch, "fuse", spied)
+        monkeypatch.setattr(formulations.LayerStreams, "add", spied)
         noisy = torch.nn.functional.interpolate(latents(height=16, width=16), scale_factor=scale, mode="nearest")
         studio.noise(model, noisy=noisy)
         return torch.stack(ours).mean().item(), torch.stack(printed).mean().item()

@@ -123,7 +123,7 @@ def step_flops(bench: Bench, model, steps: int = 2) -> list[int]:
 @contextmanager
 def time_of_streams(bench: Bench):
     """A list that collects the seconds inside our attention replacement, less those of the text attention in it."""
-    call, spent = bench.pack.module("nodes.comfy_host.patch").FusedCall, []
+    call, spent = bench.pack.module("nodes.comfy_host.attention").FusedAttention, []
     whole, text = call.__call__, call._text
 
     def timed(method, sign):
@@ -150,7 +150,7 @@ def projected_bytes(bench: Bench, model) -> int:
 
     def watch(executor, x, timestep, model_options={}, seed=None):
         result = executor(x, timestep, model_options, seed)
-        found.append(sum(t.key.nbytes + t.value.nbytes for t in model_options["transformer_options"][key]._projected.values()))
+        found.append(model_options["transformer_options"][key].kept_bytes())
         return result
 
     watched = model.clone()
