@@ -1,6 +1,6 @@
 """Whose each row of a U-Net call is, whoever calls: the batch repeated, reordered, split, cropped or replaced on the way.
 
-`python -m pytest tests/comfy/test_rows.py` makes the table of docs/callers.md: each caller here is a row of it.
+docs/callers.md is the table of them.
 """
 
 import contextlib
