@@ -1,8 +1,17 @@
 from comfy_api.latest import io
 
 from ..deepexpo_models.faces import RECOGNISERS
+from ..deepexpo_models.faces.landmarks import GAPS
 from . import sockets
-from .comfy_host.codes import CLIP, encode_identity, encode_semantics, recognise_identity, reenact
+from .comfy_host.codes import (
+    CLIP,
+    encode_identity,
+    encode_semantics,
+    recognise_identity,
+    reenact,
+    semantics_from,
+    with_face_shape,
+)
 from .sockets import schema
 
 OWN = "dsid"
@@ -35,6 +44,12 @@ class EncodeIdentity(io.ComfyNode):
                     tooltip="CLIP ViT-H/14, from Load CLIP Vision: for public adapters that look at the face, FaceID-Plus and "
                     f"PlusV2 beside its vector, Plus-Face and Full-Face (recogniser {CLIP}) alone.",
                 ),
+                sockets.Landmarks.Input(
+                    "landmarks",
+                    optional=True,
+                    tooltip="Of photos of this person, smiling ones too: adds the resting face's shape, on which Draw Face "
+                    "Control draws. From Detect Face Landmarks or Find Landmarks.",
+                ),
             ],
             outputs=[
                 sockets.Identity.Output(
@@ -44,12 +59,12 @@ class EncodeIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, dsid=None, recogniser=OWN, clip_vision=None) -> io.NodeOutput:
+    def execute(cls, image, dsid=None, recogniser=OWN, clip_vision=None, landmarks=None) -> io.NodeOutput:
         if recogniser != OWN:
-            return io.NodeOutput(recognise_identity(recogniser, image, clip_vision))
+            return io.NodeOutput(with_face_shape(recognise_identity(recogniser, image, clip_vision), landmarks))
         if dsid is None:
             raise ValueError("no DSID is connected to Encode Identity; connect one from Load DSID, or choose a recogniser")
-        return io.NodeOutput(encode_identity(dsid, image))
+        return io.NodeOutput(with_face_shape(encode_identity(dsid, image), landmarks))
 
 
 class EncodeSemantics(io.ComfyNode):
@@ -61,8 +76,34 @@ class EncodeSemantics(io.ComfyNode):
             description="Turns face crops into semantic codes: expression and head pose, without who it is. "
             "A batch gives one code per picture.",
             inputs=[
-                sockets.DSID.Input("dsid", tooltip=sockets.DSID_TOOLTIP),
-                io.Image.Input("image", tooltip="Face crops from Crop Face. Each picture gives its own code, in order."),
+                sockets.DSID.Input("dsid", optional=True, tooltip=f"{sockets.DSID_TOOLTIP} Not needed with landmarks."),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="Face crops from Crop Face. Each picture gives its own code, in order. Not needed with landmarks.",
+                ),
+                sockets.Landmarks.Input(
+                    "landmarks",
+                    optional=True,
+                    tooltip="Instead of a DSID and pictures: ARKit's 52 numbers and the head's turn, one code per frame. From "
+                    "Detect Face Landmarks or Find Landmarks.",
+                ),
+                io.Int.Input(
+                    "face_index",
+                    default=0,
+                    min=0,
+                    max=15,
+                    optional=True,
+                    tooltip="Which face of the landmarks, counted from 0, the largest first.",
+                ),
+                io.Combo.Input(
+                    "gaps",
+                    options=list(GAPS),
+                    default=GAPS[0],
+                    optional=True,
+                    tooltip="Frames of a clip without a face: refuse them, fill them from the frames around, hold the last "
+                    "face, or skip them. What was filled is said on the node.",
+                ),
             ],
             outputs=[
                 sockets.Semantics.Output(
@@ -74,7 +115,12 @@ class EncodeSemantics(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dsid, image) -> io.NodeOutput:
+    def execute(cls, dsid=None, image=None, landmarks=None, face_index=0, gaps=GAPS[0]) -> io.NodeOutput:
+        if landmarks is not None:
+            semantics, note = semantics_from(landmarks, face_index, gaps)
+            return io.NodeOutput(semantics, ui={"text": [note] if note else []})
+        if dsid is None or image is None:
+            raise ValueError("nothing to encode: connect landmarks, or a DSID and an image, to Encode Semantics")
         return io.NodeOutput(encode_semantics(dsid, image))
 
 

@@ -12,6 +12,8 @@ DSID = io.Custom("DEEPEXPO_DSID")
 MEAF = io.Custom("DEEPEXPO_MEAF")
 Identity = io.Custom("DEEPEXPO_IDENTITY")
 Semantics = io.Custom("DEEPEXPO_SEMANTICS")
+Landmarks = io.Custom("FACE_LANDMARKS")  # as ComfyUI's core names it since 0.23
+PoseKeypoint = io.Custom("POSE_KEYPOINT")
 SavedName = io.Custom("STRING,COMBO")  # a text that also links to a list of names
 
 DSID_TOOLTIP = "The face encoders, from Load DSID. Use the same one for everything in a workflow."

@@ -13,7 +13,9 @@ from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
 SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}  # None: the config's
 SEMANTIC_FIELDS = tuple(SEMANTIC_WIDTHS)
-IDENTITY_EXTRAS = ("norm", "picture", "blank")
+IDENTITY_EXTRAS = ("norm", "picture", "blank", "face_shape")
+SEMANTIC_EXTRAS = ("openings",)
+EXTRA_WIDTHS = {"norm": 1, "face_shape": 478 * 3, "openings": 7}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Identity:
 
     Public recognisers give more, which some imported streams read: norm (B, 1), the length that the embedding had;
     picture (B, N * D), a CLIP image encoder's N patches of the face; blank (B, N * D), the same of an empty picture.
+    face_shape (B, 478 * 3), from landmarks: the resting face in cm (see `head.retarget`), for control maps.
     Raises ValueError for another shape, an integer dtype, values that are not finite, or rows of another norm.
     """
 
@@ -51,11 +54,12 @@ class Identity:
     norm: Tensor | None = None
     picture: Tensor | None = None
     blank: Tensor | None = None
+    face_shape: Tensor | None = None
 
     def __post_init__(self):
         _require_rows("embedding", self.embedding, None)
         for name, value in self.extras().items():
-            _require_rows(name, value, 1 if name == "norm" else None)
+            _require_rows(name, value, EXTRA_WIDTHS.get(name))
             if len(value) != len(self.embedding):
                 raise ValueError(f"{name} has {len(value)} rows for {len(self.embedding)} embeddings; give one per embedding")
         norm = torch.linalg.vector_norm(self.embedding.float(), dim=-1)
@@ -74,6 +78,7 @@ class Semantics:
     expression (B, E) latent; rotation (B, 6), see `rotation`; translation (B, 2) of the face's centre from the crop's,
     in half crop widths, x right and y down; log_scale (B, 1), natural logarithm of the face's size relative to the size
     at rest, see `alignment`.
+    openings (B, 7), from landmarks: what lips, lids and irises show beyond the expression's numbers, see `head.openings`.
     Raises ValueError for other shapes, unequal batches, integer dtypes, or values that are not finite.
     """
 
@@ -82,13 +87,20 @@ class Semantics:
     translation: Tensor
     log_scale: Tensor
     encoder: EncoderId
+    openings: Tensor | None = None
 
     def __post_init__(self):
         for name, width in SEMANTIC_WIDTHS.items():
             _require_rows(name, getattr(self, name), width)
-        sizes = {name: len(getattr(self, name)) for name in SEMANTIC_WIDTHS}
+        for name, value in self.extras().items():
+            _require_rows(name, value, EXTRA_WIDTHS[name])
+        sizes = {name: len(getattr(self, name)) for name in (*SEMANTIC_WIDTHS, *self.extras())}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the parts of one semantics have different batch sizes: {sizes}")
+
+    def extras(self) -> dict[str, Tensor]:
+        """The optional parts that are there."""
+        return {name: value for name in SEMANTIC_EXTRAS if (value := getattr(self, name)) is not None}
 
 
 def require_same_encoder(*codes: Identity | Semantics) -> EncoderId:
@@ -149,10 +161,9 @@ def average_identities(identity: Identity) -> Identity:
 def combine_semantics(expression_from: Semantics, pose_from: Semantics) -> Semantics:
     """The expression of one with rotation, translation and log scale of the other. Batches: equal, or one of them 1."""
     encoder = require_same_encoder(expression_from, pose_from)
-    expression, rotation, translation, log_scale = _align(
-        expression_from.expression, pose_from.rotation, pose_from.translation, pose_from.log_scale
-    )
-    return Semantics(expression, rotation, translation, log_scale, encoder)
+    pose = [pose_from.rotation, pose_from.translation, pose_from.log_scale]
+    expression, *rest = _align(expression_from.expression, *pose, *expression_from.extras().values())
+    return Semantics(expression, *rest[:3], encoder, **dict(zip(expression_from.extras(), rest[3:])))
 
 
 def blend_semantics(a: Semantics, b: Semantics, factor: float, neutral: Semantics | None = None) -> Semantics:
@@ -176,6 +187,7 @@ def blend_semantics(a: Semantics, b: Semantics, factor: float, neutral: Semantic
         translation=moved("translation"),
         log_scale=moved("log_scale"),
         encoder=encoder,
+        **{name: moved(name) for name in a.extras().keys() & b.extras().keys() & origin.extras().keys()},
     )
 
 

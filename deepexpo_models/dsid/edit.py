@@ -87,6 +87,7 @@ def edit_semantics(
         rotation=_turned(pose.rotation, edit),
         translation=pose.translation,
         log_scale=pose.log_scale,
+        openings=semantics.openings if torch.equal(expression, semantics.expression) else None,  # measured on that face
     )
 
 
@@ -152,5 +153,5 @@ def _match(onto: Semantics, count: int) -> Semantics:
     """One code for all rows, or as many as there are."""
     if len(onto.expression) not in (1, count):
         raise ValueError(f"{len(onto.expression)} codes cannot take parts of {count}; give one, or as many")
-    fields = ("expression", "rotation", "translation", "log_scale")
+    fields = ("expression", "rotation", "translation", "log_scale", *onto.extras())
     return replace(onto, **{name: getattr(onto, name).expand(count, -1) for name in fields})

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ..weights import Header, build_module, load_tensors, save_tensors, tensors_sha256
-from .codes import IDENTITY_EXTRAS, SEMANTIC_FIELDS, EncoderId, Identity, Semantics
+from .codes import IDENTITY_EXTRAS, SEMANTIC_EXTRAS, SEMANTIC_FIELDS, EncoderId, Identity, Semantics
 from .config import DSIDConfig
 from .model import DSID
 from .readout import PREFIX, ReadOut
@@ -78,13 +78,18 @@ def load_identity(path: Path) -> Identity:
 
 def save_semantics(path: Path, semantics: Semantics) -> None:
     """Write expression (B, E), rotation (B, 6), translation (B, 2), log_scale (B, 1) with their encoder's name and hash."""
-    _save_code(path, "semantics", {field: getattr(semantics, field) for field in SEMANTIC_FIELDS}, semantics.encoder)
+    fields = {field: getattr(semantics, field) for field in SEMANTIC_FIELDS}
+    _save_code(path, "semantics", {**fields, **semantics.extras()}, semantics.encoder)
 
 
 def load_semantics(path: Path) -> Semantics:
     """Read semantic codes. Raises ValueError, in one sentence, for any other or damaged file."""
     header, tensors = load_tensors(path, "semantics")
-    return _code(header, lambda encoder: Semantics(**{field: tensors[field] for field in SEMANTIC_FIELDS}, encoder=encoder))
+    extras = {name: tensors[name] for name in SEMANTIC_EXTRAS if name in tensors}
+    return _code(
+        header,
+        lambda encoder: Semantics(**{field: tensors[field] for field in SEMANTIC_FIELDS}, encoder=encoder, **extras),
+    )
 
 
 def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId) -> None:

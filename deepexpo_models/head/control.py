@@ -53,6 +53,7 @@ INSTANTID_STICKS = ((0, 2), (1, 2), (3, 2), (4, 2))
 class Style:
     draw: Callable[[np.ndarray, Size, HeadBasis], np.ndarray]  # points (478, 3) -> (H, W, 3) uint8
     for_whom: str
+    background: int = 0
 
 
 def draw_control(points: Tensor, size: Size, style: str, basis: HeadBasis) -> Tensor:
@@ -62,6 +63,20 @@ def draw_control(points: Tensor, size: Size, style: str, basis: HeadBasis) -> Te
         raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
     maps = [STYLES[style].draw(face, size, basis) for face in points.double().cpu().numpy()]
     return torch.from_numpy(np.stack(maps)).float() / 255
+
+
+def draw_over(earlier: Tensor | None, drawn: Tensor, style: str) -> Tensor:
+    """Maps (F, H, W, 3) on top of earlier ones (1 or F, H, W, 3): where nothing is drawn the earlier shows. Raises ValueError
+    for other sizes."""
+    if earlier is None:
+        return drawn
+    if earlier.shape[1:] != drawn.shape[1:] or len(earlier) not in (1, len(drawn)):
+        raise ValueError(
+            f"the earlier map is {tuple(earlier.shape[:3])} (pictures, height, width), this one {tuple(drawn.shape[:3])}; "
+            f"draw both at one size, and one or as many of the earlier"
+        )
+    empty = (drawn == STYLES[style].background / 255).all(-1, keepdim=True)
+    return torch.where(empty, earlier[..., :3].to(drawn), drawn)
 
 
 def draw_mask(points: Tensor, size: Size) -> Tensor:
@@ -212,5 +227,5 @@ STYLES = {
     "normal (opengl)": Style(raster.normals_opengl, "normals as Blender and ComfyUI's RenderMesh give them (red to the right)"),
     "depth": Style(raster.depth, "depth ControlNets of SD1.5 and SDXL, union ControlNets"),
     "lines": Style(_lines, "lineart, scribble and softedge ControlNets"),
-    "shaded": Style(raster.shaded, "for the eye; no ControlNet was trained on it"),
+    "shaded": Style(raster.shaded, "for the eye; no ControlNet was trained on it", raster.BACKGROUND),
 }

@@ -1,5 +1,8 @@
 """Pictures to codes and back, on ComfyUI's devices."""
 
+import logging
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,11 +15,15 @@ from ...deepexpo_models.dsid import (
     require_aligned,
     require_same_encoder,
 )
+from ...deepexpo_models.dsid.mesh import face_shape_of, semantics_of
 from ...deepexpo_models.faces import open_recogniser
+from ...deepexpo_models.faces.landmarks import track_face
+from ...deepexpo_models.head import load_basis
 from ...deepexpo_models.image import comfy_to_model, model_to_comfy, resize
 from .folders import insightface_roots
 from .memory import LoadedDSID, run_in_batches
 
+logger = logging.getLogger(__name__)
 CLIP = "clip_vit_h"  # the public encoder whose codes IP-Adapter Plus-Face and Full-Face read
 
 
@@ -57,6 +64,21 @@ def encode_semantics(dsid: LoadedDSID, image: Tensor) -> Semantics:
     """image (B, H, W, 3) in [0, 1], face crops -> B semantic codes."""
     codes = run_in_batches(dsid, lambda model, x: model.encode_semantics(x), _crops(dsid, image))
     return Semantics(**codes, encoder=dsid.encoder)
+
+
+def semantics_from(landmarks: dict, face_index: int, gaps: str) -> tuple[Semantics, str]:
+    """FACE_LANDMARKS -> one arkit52 code per frame, and a sentence about frames without a face."""
+    track = track_face(landmarks, face_index, gaps=gaps)
+    if track.note:
+        logger.warning("DeepExPo: %s", track.note)
+    return semantics_of(track, load_basis()), track.note
+
+
+def with_face_shape(identity: Identity, landmarks: dict | None) -> Identity:
+    """The identity with the resting face of these landmarks' largest face; frames without one are left out."""
+    if landmarks is None:
+        return identity
+    return replace(identity, face_shape=face_shape_of(track_face(landmarks, gaps="skip"), load_basis()))
 
 
 def reenact(dsid: LoadedDSID, identity: Identity, semantics: Semantics) -> Tensor:

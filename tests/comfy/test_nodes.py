@@ -14,7 +14,7 @@ IDS = {
     "DeepExPoLoadDSID", "DeepExPoLoadMEAF", "DeepExPoCropFace", "DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics",
     "DeepExPoApplyMEAF", "DeepExPoCombineSemantics", "DeepExPoBlendSemantics", "DeepExPoBlendIdentities", "DeepExPoReenact",
     "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
-    "DeepExPoLoadStarter", "DeepExPoSampleFace",
+    "DeepExPoLoadStarter", "DeepExPoSampleFace", "DeepExPoFindLandmarks", "DeepExPoDrawFaceControl",
 }  # fmt: skip
 
 

@@ -1,0 +1,70 @@
+"""Photographs in a real ComfyUI: landmarks as core gives them, to codes, to control maps."""
+
+import numpy as np
+import pytest
+import torch
+
+from landmark_sets import face, landmarks, scores
+from rig.pack import the_pack
+
+
+@pytest.fixture(scope="module")
+def pack():
+    return the_pack()
+
+
+@pytest.fixture(scope="module")
+def semantics(pack):
+    clip = landmarks([face(scores(jawOpen=0.5))], [], [face(scores(mouthSmile=0.7), angles=(25.0, 0.0, 0.0))])
+    return pack.run("DeepExPoEncodeSemantics", landmarks=clip, gaps="interpolate")
+
+
+def draw(pack, **inputs):
+    given = {"style": "mediapipe face", "width": 256, "height": 192, "face_height": 0.6, "x": 0.5, "y": 0.5}
+    return pack.run("DeepExPoDrawFaceControl", **{**given, **inputs})
+
+
+def test_a_clip_of_landmarks_becomes_a_batch_of_maps(pack, semantics):
+    assert len(semantics.expression) == 3 and semantics.encoder.name == "arkit52"
+    image, mask, keypoints = draw(pack, semantics=semantics)
+    assert image.shape == (3, 192, 256, 3) and mask.shape == (3, 192, 256) and len(keypoints) == 3
+    assert 0 <= image.min() and image.max() <= 1 and (image > 0).any() and 0 < mask.mean() < 0.5
+    assert keypoints[0]["canvas_width"] == 256 and len(keypoints[0]["people"][0]["face_keypoints_2d"]) == 70 * 3
+    assert not torch.equal(image[0], image[2])
+
+
+def test_frames_without_a_face_are_refused_by_number(pack):
+    clip = landmarks([face()], [], [face()])
+    with pytest.raises(ValueError, match="no face in frame 2 of 3"):
+        pack.run("DeepExPoEncodeSemantics", landmarks=clip)
+    with pytest.raises(ValueError, match="nothing to encode: connect landmarks, or a DSID and an image"):
+        pack.run("DeepExPoEncodeSemantics")
+
+
+def test_the_identitys_face_shape_is_drawn(pack, semantics):
+    dsid, wide = pack.dsid(), landmarks([face(shape=torch.tensor([1.2, 1.0, 1.0]) * _canonical(pack))])
+    crops = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(0))
+    person = pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=crops, landmarks=wide)
+    assert person.face_shape.shape == (1, 478 * 3)
+    plain = pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=crops)
+    assert torch.equal(plain.embedding, person.embedding) and plain.face_shape is None
+    own, average = (draw(pack, semantics=semantics, identity=who)[1].sum((1, 2)) for who in (person, None))
+    assert (own > 1.08 * average).all(), "a wider face"
+    with pytest.raises(ValueError, match="this identity has no face shape"):
+        draw(pack, semantics=semantics, identity=plain)
+
+
+def test_every_style_is_drawn(pack, semantics):
+    styles = pack.module("deepexpo_models.head.control").STYLES
+    drawn = {style: draw(pack, semantics=semantics, style=style)[0] for style in styles}
+    assert all(image.std() > 0.01 for image in drawn.values())
+    assert len({tuple(np.round(image.mean((0, 1, 2)).tolist(), 5)) for image in drawn.values()}) == len(styles)
+
+
+def test_a_landmarker_that_is_not_there_is_one_sentence(pack):
+    with pytest.raises(Exception, match=r"face_landmarker\.task \(3\.7 MB\) is missing; put .* into models/mediapipe"):
+        pack.run("DeepExPoFindLandmarks", image=torch.zeros(1, 64, 64, 3), faces=1, confidence=0.5)
+
+
+def _canonical(pack) -> torch.Tensor:
+    return pack.module("deepexpo_models.head").load_basis().points
