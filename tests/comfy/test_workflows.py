@@ -1,5 +1,10 @@
 """Every workflow, and the main job, through the HTTP API of a real server, on full-size random checkpoints."""
 
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -21,7 +26,12 @@ from rig.graphs import (
 from rig.server import running_server
 
 NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+LANDMARKER = Path(os.environ.get("DEEPEXPO_LANDMARKER", ""))  # MediaPipe's face_landmarker.task, which no package has
+NO_LANDMARKER = "" if LANDMARKER.is_file() and find_spec("mediapipe") else (
+    "give face_landmarker.task as DEEPEXPO_LANDMARKER, and install mediapipe"
+)  # fmt: skip
 SIZE, STEPS = 64, 1
+MAP = 256  # pixels of previews and maps
 INSTANTID_ON_SDXL = {
     "CheckpointLoaderSimple": {"ckpt_name": "sd_xl_base_1.0.safetensors"},
     "LoraLoader": {"strength_model": 0.0, "strength_clip": 0.0},  # it has none
@@ -37,10 +47,18 @@ def instantid_on_sdxl() -> dict:
     return graph
 
 
+def needs_landmarker(graph: dict) -> bool:
+    return bool(values(graph, "DeepExPoFindLandmarks", "faces"))
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    write_models(base, [*map(read_workflow, NAMES), read_graph("sd15_portrait"), instantid_on_sdxl()])
+    graphs = [graph for graph in map(read_workflow, NAMES) if not (needs_landmarker(graph) and NO_LANDMARKER)]
+    if not NO_LANDMARKER:
+        (base / "models" / "mediapipe").mkdir(parents=True)
+        shutil.copyfile(LANDMARKER, base / "models" / "mediapipe" / "face_landmarker.task")
+    write_models(base, [*graphs, read_graph("sd15_portrait"), instantid_on_sdxl()])
     with running_server(base) as started:
         yield started
 
@@ -52,16 +70,18 @@ def test_there_are_at_least_five():
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_runs(server, name):
     graph = with_inputs(read_workflow(name), "KSampler", steps=STEPS)
+    if needs_landmarker(graph) and NO_LANDMARKER:
+        pytest.skip(NO_LANDMARKER)
     if values(graph, "CheckpointLoaderSimple", "ckpt_name"):  # the starter's are small as they are
-        graph = small(graph, SIZE, STEPS)
+        graph = with_inputs(small(graph, SIZE, STEPS), "DeepExPoDrawFaceControl", width=MAP, height=MAP)
     upload_photos(server, graph)
     server.free_memory()
     with installed_packs(server.base / "models" / "insightface", recognisers(graph)):
         pictures = [decode(picture) for picture in server.pictures(server.post_prompt(graph, timeout=900))]
     latents = sum(values(graph, "EmptyLatentImage", "batch_size"))
-    previews = sum(picture.shape[:2] == (256, 256) for picture in pictures)
+    previews = sum(picture.shape[:2] == (MAP, MAP) for picture in pictures)
     assert len(pictures) - previews == latents
-    assert all(picture.std() > 1 for picture in pictures if picture.shape[:2] != (256, 256))
+    assert all(picture.std() > 1 for picture in pictures if picture.shape[:2] != (MAP, MAP))
     assert latents or previews
 
 

@@ -57,7 +57,7 @@ def apply(model: str, person: str, code: str, title: str = "Apply MEAF", **more)
 
 def loaders() -> dict[str, Box]:
     return {
-        "starter": Box("DeepExPoLoadStarter", {}, "Load Starter"),
+        "base": Box("DeepExPoLoadStarter", {}, "Load Starter"),
         "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": "starter-meaf.safetensors"}, "Load MEAF"),
     }
 
@@ -67,11 +67,11 @@ def dsid() -> Box:
 
 
 def prompt(text: str, title: str = "Prompt", **colours) -> Box:
-    return Box("CLIPTextEncode", {"text": text, "clip": ("starter", 1)}, title, 110, colours or POSITIVE)
+    return Box("CLIPTextEncode", {"text": text, "clip": ("base", 1)}, title, 110, colours or POSITIVE)
 
 
 def negative() -> Box:
-    return Box("CLIPTextEncode", {"text": "", "clip": ("starter", 1)}, "Negative prompt", 80, NEGATIVE)
+    return Box("CLIPTextEncode", {"text": "", "clip": ("base", 1)}, "Negative prompt", 80, NEGATIVE)
 
 
 def size(batch: int, width: int = 128) -> Box:
@@ -83,7 +83,7 @@ def sampler(model: str, positive: str = "prompt", seed: int = 0) -> dict[str, Bo
     sockets = {"model": (model, 0), "positive": (positive, 0), "negative": ("negative", 0), "latent_image": ("size", 0)}
     return {
         "sampler": Box("KSampler", {**given, **sockets}, "KSampler"),
-        "decode": Box("VAEDecode", {"samples": ("sampler", 0), "vae": ("starter", 2)}, "VAE Decode"),
+        "decode": Box("VAEDecode", {"samples": ("sampler", 0), "vae": ("base", 2)}, "VAE Decode"),
     }
 
 
@@ -98,7 +98,7 @@ def starter() -> Template:
         [
             (220, {"person": face("Person", "person_1"), "reference": face("Reference", "winking")}),
             (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("reference")}),
-            (270, {**loaders(), "apply": apply("starter", "identity", "semantics")}),
+            (270, {**loaders(), "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a portrait of a person, blue striped background, red clothes, wearing a scarf"),
                 "negative": negative(),
@@ -126,7 +126,7 @@ def expression_and_pose() -> Template:
                     "Combine Semantics",
                 ),
             }),
-            (270, {**loaders(), "apply": apply("starter", "identity", "combine")}),
+            (270, {**loaders(), "apply": apply("base", "identity", "combine")}),
             (290, {
                 "prompt": prompt("a portrait of a person, green background, yellow clothes"),
                 "negative": negative(),
@@ -145,7 +145,7 @@ def reference_batch() -> Template:
         [
             (220, {"person": face("Person", "person_3"), "references": face("References", "all references")}),
             (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
-            (270, {**loaders(), "apply": apply("starter", "identity", "semantics")}),
+            (270, {**loaders(), "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a portrait of a person, white background, blue clothes"),
                 "negative": negative(),
@@ -190,7 +190,7 @@ def two_people() -> Template:
                 "white": Box("SolidMask", {"value": 1.0, "width": 128, "height": 128}, "White"),
                 **half("left half", 0, "Left half"), **half("right half", 128, "Right half"),
             }),
-            (250, {**loaders(), "left": apply("starter", "left id", "left code", "Left", mask=("left half", 0))}),
+            (250, {**loaders(), "left": apply("base", "left id", "left code", "Left", mask=("left half", 0))}),
             (250, {
                 "right": apply("left", "right id", "right code", "Right", mask=("right half", 0)),
                 "size": size(1, 256),
@@ -235,7 +235,7 @@ def exaggerate() -> Template:
                     "Save Semantics",
                 ),
             }),
-            (270, {**loaders(), "apply": apply("starter", "identity", "blend")}),
+            (270, {**loaders(), "apply": apply("base", "identity", "blend")}),
             (290, {
                 "prompt": prompt("a portrait of a person, grey background, orange clothes"),
                 "negative": negative(),
@@ -247,8 +247,77 @@ def exaggerate() -> Template:
     )  # fmt: skip
 
 
+HUGGING_FACE = "https://huggingface.co"
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+FACEID = "ip-adapter-faceid_sd15.bin"
+FACE_CONTROLNET = "control_v2p_sd15_mediapipe_face.safetensors"
+
+
+def file(name: str, folder: str, directory: str) -> list[dict]:
+    """For the frontend's download dialog."""
+    return [{"name": name, "url": f"{HUGGING_FACE}/{folder}/resolve/main/{name}", "directory": directory}]
+
+
+def photo(title: str, name: str) -> Box:
+    return Box("LoadImage", {"image": name}, title, height=310)
+
+
+def landmarks(image: str) -> Box:
+    return Box("DeepExPoFindLandmarks", {"image": (image, 0), "faces": 1}, "Find Landmarks")
+
+
+def photo_sd15() -> Template:
+    identity = {"image": ("person", 0), "recogniser": "buffalo_l", "landmarks": ("person landmarks", 0)}
+    controlled = {"positive": ("prompt", 0), "negative": ("negative", 0), "control_net": ("controlnet", 0), "image": ("map", 0)}
+    return Template(
+        "**Two photographs**: this *person*, with the *reference*'s expression and head pose, in the prompt's context.\n\n"
+        f"Files: `{CHECKPOINT}` or any SD1.5 in models/checkpoints; `{FACEID}` in models/ipadapter; `{FACE_CONTROLNET}` in "
+        "models/controlnet; insightface's pack in models/insightface/models/buffalo_l (non-commercial research); "
+        "`face_landmarker.task` in models/mediapipe and `pip install mediapipe` (ComfyUI 0.23 and newer: put core's *Detect "
+        "Face Landmarks* where *Find Landmarks* stands). Not tried with the real weights by its authors.",
+        [
+            (230, {"person": photo("Person", "person.png"), "reference": photo("Reference", "reference.png")}),
+            (240, {"person landmarks": landmarks("person"), "reference landmarks": landmarks("reference")}),
+            (270, {
+                "identity": Box("DeepExPoEncodeIdentity", identity, "Encode Identity"),
+                "semantics": Box("DeepExPoEncodeSemantics", {"landmarks": ("reference landmarks", 0)}, "Encode Semantics"),
+                "map": Box(
+                    "DeepExPoDrawFaceControl", {"semantics": ("semantics", 0), "identity": ("identity", 0)},
+                    "Draw Face Control", 560,
+                ),
+            }),
+            (300, {
+                "base": Box("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, "Load Checkpoint",
+                            models=file(CHECKPOINT, "Comfy-Org/stable-diffusion-v1-5-archive", "checkpoints")),
+                "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": f"ipadapter/{FACEID}"}, "Load MEAF",
+                            models=file(FACEID, "h94/IP-Adapter-FaceID", "ipadapter")),
+                "apply": Box("DeepExPoApplyMEAF", {"model": ("base", 0), "meaf": ("meaf", 0), "identity": ("identity", 0)},
+                             "Apply MEAF"),
+            }),
+            (300, {
+                "prompt": prompt("photo of a person in a park, golden hour, portrait, detailed face"),
+                "negative": prompt("blurry, deformed, cropped", "Negative prompt", **NEGATIVE),
+                "controlnet": Box("ControlNetLoader", {"control_net_name": FACE_CONTROLNET}, "Load ControlNet",
+                                  models=file(FACE_CONTROLNET, "CrucibleAI/ControlNetMediaPipeFace", "controlnet")),
+                "control": Box("ControlNetApplyAdvanced", {**controlled, "strength": 0.9, "end_percent": 0.75},
+                               "Apply ControlNet"),
+                "size": Box("EmptyLatentImage", {"width": 512, "height": 512, "batch_size": 1}, "Size"),
+            }),
+            (280, {
+                "sampler": Box("KSampler", {
+                    "seed": 0, "steps": 25, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0,
+                    "model": ("apply", 0), "positive": ("control", 0), "negative": ("control", 1), "latent_image": ("size", 0),
+                }, "KSampler"),
+                "decode": Box("VAEDecode", {"samples": ("sampler", 0), "vae": ("base", 2)}, "VAE Decode"),
+            }),
+            (360, {"save": save("photo_sd15")}),
+        ],
+    )  # fmt: skip
+
+
 TEMPLATES = {
     "1_starter": starter,
+    "3_photo_sd15": photo_sd15,
     "7_expression_and_pose": expression_and_pose,
     "8_reference_batch": reference_batch,
     "9_two_people": two_people,

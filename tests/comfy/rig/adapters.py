@@ -41,6 +41,15 @@ def write_adapter(models: Path, name: str) -> None:
     given.unlink()
 
 
+def write_in_place(models: Path, name: str) -> None:
+    """models/ipadapter/<name>, as its authors publish it."""
+    numbers, context = published.PUBLISHED["sd15"]
+    shapes = published.adapter_shapes(numbers, context, published.mlp(768), True)
+    path = models / "ipadapter" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(published.nested(published.random_file(shapes, dtype=torch.float16)), path)
+
+
 def red_face(seed: int) -> np.ndarray:
     """(128, 128, 3) uint8 RGB: what the synthetic detector of insightface_pack takes for a face."""
     noise = np.kron(np.random.default_rng(seed).random((8, 8)), np.ones((16, 16)))

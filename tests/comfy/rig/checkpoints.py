@@ -22,8 +22,22 @@ VAE = {
 
 
 def write_checkpoint(path: Path, family: str, seed: int = 0) -> Path:
+    return _write(path, described_tensors(family), seed)
+
+
+def write_controlnet(path: Path, family: str = "sd15", seed: int = 0) -> Path:
+    """A random ControlNet in the published layout; its joins are random too, so that a map changes the picture."""
+    from comfy.cldm.cldm import ControlNet
+
+    config = dict(describe(family).model_config(describe(family).full, torch.float16).unet_config)
+    for name in ("out_channels", "use_temporal_attention"):
+        config.pop(name, None)
+    net = ControlNet(**config, hint_channels=3, device=torch.device("meta"))
+    return _write(path, {f"control_model.{name}": tensor for name, tensor in net.state_dict().items()}, seed)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], seed: int) -> Path:
     """One tensor at a time: little memory, whatever the size."""
-    tensors = described_tensors(family)
     generator = torch.Generator().manual_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

@@ -13,8 +13,8 @@ from PIL import Image
 
 import random_weights
 
-from .adapters import ADAPTERS, red_face, write_adapter
-from .checkpoints import write_checkpoint
+from .adapters import ADAPTERS, red_face, write_adapter, write_in_place
+from .checkpoints import write_checkpoint, write_controlnet
 from .host import PACK
 from .photos import astronaut, group_photo
 
@@ -62,6 +62,11 @@ def write_models(base: Path, graphs: list[dict]) -> None:
     for name in sorted(names):
         write_checkpoint(base / "models" / "checkpoints" / name, FAMILY_OF[name])
         random_weights.write_meaf(base / "models" / "deepexpo", FAMILY_OF[name], "base", encoder)
+    for name in {name for graph in graphs for name in values(graph, "ControlNetLoader", "control_net_name")}:
+        write_controlnet(base / "models" / "controlnet" / name)
+    in_place = {name for graph in graphs for name in values(graph, "DeepExPoLoadMEAF", "meaf_name") if "/" in name}
+    for name in in_place:
+        write_in_place(base / "models", name.split("/")[1])
     imported = {name for graph in graphs for name in values(graph, "DeepExPoLoadMEAF", "meaf_name")} & ADAPTERS.keys()
     for name in sorted(imported):
         write_adapter(base / "models", name)
@@ -73,8 +78,12 @@ def recognisers(graph: dict) -> list[str]:
 
 
 def upload_photos(server: Server, graph: dict) -> None:
-    """Two pictures in turn, for every one that the graph loads: real photographs, or what the synthetic packs see."""
-    photos = (red_face(1), red_face(2)) if recognisers(graph) else (astronaut(), group_photo())
+    """Two pictures in turn, for every one that the graph loads: real photographs, one with a large face where landmarks are
+    looked for, or what the synthetic packs of insightface see (the astronaut's orange too)."""
+    if values(graph, "DeepExPoFindLandmarks", "faces"):
+        photos = (astronaut(), np.ascontiguousarray(astronaut()[:, ::-1]))
+    else:
+        photos = (red_face(1), red_face(2)) if recognisers(graph) else (astronaut(), group_photo())
     for number, name in enumerate(values(graph, "LoadImage", "image")):
         server.upload_image(png(photos[number % 2]), name)
 
