@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # at the end: ComfyUI has a module `nodes` as well
 
 from demo import TORCH, environment, imports, install  # noqa: E402
 
