@@ -1,8 +1,18 @@
 from comfy_api.latest import io
 
-from ..deepexpo_models.dsid import blend_identities, blend_semantics, combine_semantics
+from ..deepexpo_models.dsid import ANGLES, TAKE, Edit, blend_identities, blend_semantics, combine_semantics, edit_semantics
+from ..deepexpo_models.dsid.preview import expression_note, head_picture, live_head
+from ..deepexpo_models.head import load_basis
+from ..deepexpo_models.head.expressions import GROUPS, PRESETS, REST, SINGLE_UNITS, SLIDERS
 from . import sockets
-from .sockets import schema
+from .sockets import folded, schema
+
+TURNS = {  # degrees, added to the head's own
+    "yaw": (90.0, "Turns the head. Up: to the picture's right. Dragging the head does the same."),
+    "pitch": (60.0, "Up: the head looks up. Dragging the head does the same."),
+    "roll": (90.0, "Up: the head leans clockwise in the picture. Dragging with Shift does the same."),
+}
+GROUPED = sorted(SLIDERS, key=lambda name: list(GROUPS).index(SLIDERS[name].group))
 
 
 class CombineSemantics(io.ComfyNode):
@@ -79,4 +89,107 @@ class BlendIdentities(io.ComfyNode):
         return io.NodeOutput(blend_identities(a, b, factor))
 
 
-NODES = (CombineSemantics, BlendSemantics, BlendIdentities)
+def _slider(name: str, limit: float, tooltip: str, **more) -> io.Float.Input:
+    step = 1.0 if limit > 1 else 0.01
+    slider = io.NumberDisplay.slider
+    return io.Float.Input(name, default=0.0, min=-limit, max=limit, step=step, tooltip=tooltip, display_mode=slider, **more)
+
+
+class EditSemantics(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DeepExPoEditSemantics",
+            display_name="Edit Semantics (Expression Editor, Head Pose)",
+            description="Changes an expression and head pose by sliders and presets, or makes them from nothing: with nothing "
+            "connected a resting face is changed. The head on the node follows at once, without a run; drag it to turn it.",
+            inputs=[
+                sockets.Semantics.Input(
+                    "semantics",
+                    optional=True,
+                    tooltip="The expression and head pose to change: of landmarks, or of a DSID. Open: a resting face. A batch "
+                    "is changed code by code; the head shows the first.",
+                ),
+                sockets.Identity.Input(
+                    "identity",
+                    optional=True,
+                    tooltip="The person, encoded with landmarks: after a run the head on the node has this face's shape. Open: "
+                    "an average face.",
+                ),
+                sockets.DSID.Input(
+                    "dsid", optional=True, tooltip="Only for semantics that a DSID made: the same one. Not for landmarks."
+                ),
+                sockets.Semantics.Input(
+                    "onto",
+                    optional=True,
+                    tooltip="Where what is not taken comes from: with take = mouth, the mouth comes from semantics and all "
+                    "else from here. Open: a resting face.",
+                ),
+                *(_slider(name, limit, f"{what} In degrees.") for name, (limit, what) in TURNS.items()),
+                io.Combo.Input(
+                    "preset",
+                    options=[REST, *PRESETS],
+                    default=REST,
+                    tooltip="An expression by name, made of FACS' action units. The sliders add to it.",
+                ),
+                io.Float.Input(
+                    "preset_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How far the expression goes to the preset: 0 stays as it came, 1 is the preset alone.",
+                ),
+                io.Combo.Input(
+                    "take",
+                    options=list(TAKE),
+                    default="everything",
+                    tooltip="What is taken from the connected semantics: everything, the expression, one part of the face, or "
+                    "the head's rotation alone.",
+                ),
+                io.Float.Input(
+                    "exaggerate",
+                    default=1.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="Of the connected expression: 0 neutral, 1 as it is, 2 twice as strong.",
+                ),
+                *(
+                    _slider(
+                        name,
+                        1.0,
+                        SLIDERS[name].what,
+                        optional=True,
+                        display_name=f"{SLIDERS[name].group}: {name.replace('_', ' ')}",
+                    )
+                    for name in GROUPED
+                ),
+                *(
+                    folded(_slider(name, 1.0, f"ARKit's {name} alone, added to what the sliders make.", optional=True))
+                    for name in SINGLE_UNITS
+                ),
+            ],
+            outputs=[
+                sockets.Semantics.Output(
+                    "edited", display_name="SEMANTICS", tooltip="The changed codes, of the encoder that came in."
+                ),
+                io.Image.Output("image", display_name="IMAGE", tooltip="The head, one picture per code."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, preset, preset_strength, take, exaggerate, semantics=None, identity=None, dsid=None, onto=None, **numbers
+    ) -> io.NodeOutput:
+        basis, readout = load_basis(), dsid.model.readout if dsid else None
+        turns = {name: numbers.pop(name) for name in ANGLES}
+        edit = Edit(take, exaggerate, preset, preset_strength, numbers, **turns)
+        edited = edit_semantics(semantics, edit, onto, readout)
+        shown = {"deepexpo_head": [live_head(identity, semantics, onto, readout)]}
+        note = expression_note(edited, readout)
+        picture = head_picture(identity, edited, basis, readout)
+        return io.NodeOutput(edited, picture, ui={**shown, "text": [note] if note else []})
+
+
+NODES = (EditSemantics, CombineSemantics, BlendSemantics, BlendIdentities)

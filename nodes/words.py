@@ -8,6 +8,8 @@ ALIASES = {
     "DeepExPoCombineSemantics": "mix, emotion, smile, pose, face",
     "DeepExPoCropFace": "face detection, detect face, face crop, head, portrait, photo, bounding box, insightface",
     "DeepExPoDrawFaceControl": "controlnet, openpose, mediapipe, face map, pose, emotion, retarget, liveportrait, kps, depth",
+    "DeepExPoEditSemantics": "expression editor, liveportrait, sliders, emotion, smile, wink, laugh, sad, angry, blink, gaze, "
+    "head pose, turn head, yaw, pitch, roll, facs, arkit, blendshapes, face, portrait",
     "DeepExPoEncodeIdentity": "faceid, face embedding, embeds, likeness, person, photo, portrait, arcface, instantid",
     "DeepExPoEncodeSemantics": "emotion, smile, facial expression, pose, face, photo, reference, liveportrait",
     "DeepExPoFindLandmarks": "mediapipe, face mesh, blendshapes, arkit, keypoints, detect face, expression",
