@@ -57,13 +57,19 @@ class SafetensorsFile:
     metadata: dict[str, str]
     entries: dict[str, Entry]
     file: BinaryIO
+    start: int  # bytes before the first tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors on the CPU, in their stored dtypes, in memory of their own."""
         return {name: self._read(entry) for name, entry in sorted(self.entries.items(), key=lambda item: item[1].begin)}
 
+    def tensor(self, name: str) -> Tensor:
+        """One of them; the others are not read."""
+        return self._read(self.entries[name])
+
     def _read(self, entry: Entry) -> Tensor:
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
+        self.file.seek(self.start + entry.begin)
         if entry.end > entry.begin:
             content = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
             if _fill(self.file, content) < len(content):
@@ -164,7 +170,7 @@ def _checked(path: Path, file: BinaryIO) -> SafetensorsFile:
     if size != 8 + length + end:
         state = "truncated" if size < 8 + length + end else "longer than its header says"
         raise ValueError(f"{path.name} is {state} ({size} bytes, expected {8 + length + end}); download it again")
-    return SafetensorsFile(path, metadata, entries, file)
+    return SafetensorsFile(path, metadata, entries, file, 8 + length)
 
 
 def _metadata(found: object) -> dict[str, str]:

@@ -1,8 +1,6 @@
-"""Saved codes. The four nodes differ only in their kind, so two families are made from one table."""
+from comfy_api.latest import io, ui
 
-from comfy_api.latest import io
-
-from ..deepexpo_models.dsid import load_identity, load_semantics, save_identity, save_semantics
+from ..deepexpo_models.dsid import load_identity, load_semantics, load_thumbnail, save_identity, save_semantics, thumbnail
 from . import sockets
 from .comfy_host.folders import FOLDER, code_names, code_path, new_code_path
 from .comfy_host.headers import fingerprint
@@ -27,6 +25,12 @@ class _SaveCode(io.ComfyNode):
                     default=f"{FOLDER}/{cls.KIND}",
                     tooltip=f"Name in the output folder; a number is added. Names below {FOLDER}/ are listed by the load node.",
                 ),
+                io.Image.Input(
+                    "picture",
+                    optional=True,
+                    tooltip="Kept small in the file, for the load node to show: the first of a batch. Open: a plain head is "
+                    "drawn where the codes come from landmarks, and nothing is kept of other codes.",
+                ),
             ],
             outputs=[
                 sockets.SavedName.Output("name", display_name="name", tooltip="The saved file's name; links to the load node.")
@@ -35,10 +39,11 @@ class _SaveCode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, filename_prefix, **code) -> io.NodeOutput:
+    def execute(cls, filename_prefix, picture=None, **code) -> io.NodeOutput:
         path, name = new_code_path(filename_prefix)
-        cls.SAVE(path, code[cls.KIND])
-        return io.NodeOutput(name, ui={"text": [name]})
+        small = thumbnail(code[cls.KIND], picture)
+        cls.SAVE(path, code[cls.KIND], small)
+        return io.NodeOutput(name, ui={"text": [name], **_shown(small, cls)})
 
 
 class _LoadCode(io.ComfyNode):
@@ -77,7 +82,13 @@ class _LoadCode(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(cls.LOAD(code_path(name)))
+        path = code_path(name)
+        return io.NodeOutput(cls.LOAD(path), ui=_shown(load_thumbnail(path), cls) or None)
+
+
+def _shown(small, cls) -> dict:
+    """A thumbnail (S, S, 3) uint8, or None, as what the node shows."""
+    return {} if small is None else ui.PreviewImage(small[None].float() / 255, cls=cls).as_dict()
 
 
 class SaveIdentity(_SaveCode):

@@ -28,7 +28,16 @@ from .config import CONFIGS, DSIDConfig
 from .discriminator import Discriminator
 from .edit import ANGLES, ARKIT, TAKE, Edit, arkit_numbers, arkit_semantics, edit_semantics
 from .encoders import IdentityEncoder, SemanticEncoder
-from .files import encoder_id, load_dsid, load_identity, load_semantics, save_dsid, save_identity, save_semantics
+from .files import (
+    encoder_id,
+    load_dsid,
+    load_identity,
+    load_semantics,
+    load_thumbnail,
+    save_dsid,
+    save_identity,
+    save_semantics,
+)
 from .generator import Generator
 from .model import DSID
 from .pairs import every_pair, join_identities, join_semantics
@@ -43,6 +52,7 @@ from .rotation import (
     scale_rotation,
 )
 from .smoothing import jitter, smooth_semantics
+from .thumbnails import thumbnail
 
 __all__ = [
     "ANGLES",
@@ -82,6 +92,7 @@ __all__ = [
     "load_dsid",
     "load_identity",
     "load_semantics",
+    "load_thumbnail",
     "matrix_to_axis_angle",
     "matrix_to_euler",
     "matrix_to_rotation",
@@ -97,6 +108,7 @@ __all__ = [
     "similarity_from_points",
     "similarity_from_pose",
     "smooth_semantics",
+    "thumbnail",
     "transform_points",
     "warp",
 ]

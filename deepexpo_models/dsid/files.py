@@ -4,13 +4,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..safetensors_file import open_safetensors
 from ..weights import Header, build_module, load_tensors, save_tensors, tensors_sha256
 from .codes import IDENTITY_EXTRAS, SEMANTIC_EXTRAS, SEMANTIC_FIELDS, EncoderId, Identity, Semantics
 from .config import DSIDConfig
 from .model import DSID
 from .readout import PREFIX, ReadOut
+
+THUMBNAIL, THUMBNAIL_SIZE = "thumbnail", 128  # name in a code's file; pixels a side
 
 
 def encoder_id(name: str, model: DSID) -> EncoderId:
@@ -64,9 +68,12 @@ def load_dsid(path: Path, operations=nn) -> DSID:
     return model
 
 
-def save_identity(path: Path, identity: Identity) -> None:
-    """Write (B, D) identity codes, and what they have beside the embedding, with the name and hash of their encoder."""
-    _save_code(path, "identity", {"identity": identity.embedding, **identity.extras()}, identity.encoder)
+def save_identity(path: Path, identity: Identity, thumbnail: Tensor | None = None) -> None:
+    """Write (B, D) identity codes, and what they have beside the embedding, with the name and hash of their encoder.
+
+    thumbnail (S, S, 3) uint8, see `thumbnails`: what `load_thumbnail` gives back.
+    """
+    _save_code(path, "identity", {"identity": identity.embedding, **identity.extras()}, identity.encoder, thumbnail)
 
 
 def load_identity(path: Path) -> Identity:
@@ -76,10 +83,13 @@ def load_identity(path: Path) -> Identity:
     return _code(header, lambda encoder: Identity(tensors["identity"], encoder, **extras))
 
 
-def save_semantics(path: Path, semantics: Semantics) -> None:
-    """Write expression (B, E), rotation (B, 6), translation (B, 2), log_scale (B, 1) with their encoder's name and hash."""
+def save_semantics(path: Path, semantics: Semantics, thumbnail: Tensor | None = None) -> None:
+    """Write expression (B, E), rotation (B, 6), translation (B, 2), log_scale (B, 1) with their encoder's name and hash.
+
+    thumbnail: as `save_identity`.
+    """
     fields = {field: getattr(semantics, field) for field in SEMANTIC_FIELDS}
-    _save_code(path, "semantics", {**fields, **semantics.extras()}, semantics.encoder)
+    _save_code(path, "semantics", {**fields, **semantics.extras()}, semantics.encoder, thumbnail)
 
 
 def load_semantics(path: Path) -> Semantics:
@@ -92,9 +102,21 @@ def load_semantics(path: Path) -> Semantics:
     )
 
 
-def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId) -> None:
+def load_thumbnail(path: Path) -> Tensor | None:
+    """The small picture (S, S, 3) uint8 in a saved code's file, read alone; None where it has none of that size.
+
+    Raises ValueError, in one sentence, for what is no safetensors file.
+    """
+    with open_safetensors(path) as file:
+        entry = file.entries.get(THUMBNAIL)
+        there = entry is not None and (entry.dtype, entry.shape) == (torch.uint8, (THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3))
+        return file.tensor(THUMBNAIL) if there else None
+
+
+def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId, thumbnail: Tensor | None) -> None:
     config = {field: tensor.shape[-1] for field, tensor in tensors.items()}
-    save_tensors(path, kind, tensors, name=encoder.name, config=config, encoder_sha256=encoder.sha256)
+    shown = {} if thumbnail is None else {THUMBNAIL: thumbnail}
+    save_tensors(path, kind, {**tensors, **shown}, name=encoder.name, config=config, encoder_sha256=encoder.sha256)
 
 
 def _code(header: Header, make):

@@ -68,3 +68,33 @@ def test_a_landmarker_that_is_not_there_is_one_sentence(pack):
 
 def _canonical(pack) -> torch.Tensor:
     return pack.module("deepexpo_models.head").load_basis().points
+
+
+def test_codes_of_landmarks_are_combined_blended_saved_and_loaded(pack, semantics):
+    turned = pack.run("DeepExPoEncodeSemantics", landmarks=landmarks([face(angles=(-30.0, 0.0, 0.0))]))
+    both = pack.run("DeepExPoCombineSemantics", expression_from=semantics, pose_from=turned)
+    assert torch.equal(both.expression, semantics.expression) and torch.equal(both.openings, semantics.openings)
+    assert torch.equal(both.rotation, turned.rotation.expand(3, -1))
+    middle = pack.run("DeepExPoBlendSemantics", a=turned, b=both, factor=0.5)
+    assert torch.allclose(middle.expression, (turned.expression + both.expression) / 2)
+    assert torch.allclose(middle.openings, (turned.openings + both.openings) / 2)
+    loaded = pack.run("DeepExPoLoadSemantics", name=pack.run("DeepExPoSaveSemantics", semantics=middle))
+    assert loaded.encoder == middle.encoder and torch.equal(loaded.openings, middle.openings)
+    assert torch.equal(draw(pack, semantics=loaded)[0], draw(pack, semantics=middle)[0])
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_saved_code_shows_its_picture(pack, semantics, connected):
+    picture = torch.full((1, 200, 200, 3), 0.5)
+    save, load = (pack.loaded.nodes[f"DeepExPo{verb}Semantics"] for verb in ("Save", "Load"))
+    saved = save.execute(filename_prefix="deepexpo/shown", semantics=semantics, **({"picture": picture} if connected else {}))
+    shown = load.execute(name=saved.args[0]).ui["images"]
+    assert len(shown) == len(saved.ui["images"]) == 1 and saved.ui["text"] == [saved.args[0]]
+    assert (_read(shown[0]).std() == 0) == connected and abs(_read(shown[0]) - _read(saved.ui["images"][0])).max() == 0
+
+
+def _read(saved) -> np.ndarray:
+    import folder_paths
+    from PIL import Image
+
+    return np.asarray(Image.open(f"{folder_paths.get_temp_directory()}/{saved['filename']}")).astype(int)
