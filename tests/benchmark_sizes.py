@@ -110,15 +110,34 @@ def parameters(module: torch.nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
+HEAD = """# Sizes of MEAF
+
+A MEAF is of one of three sizes; the file says which, and the nodes and workflows are the same.
+
+| size | what is added to the frozen U-Net |
+| --- | --- |
+| `light` | streams in its cross-attention |
+| `control` | a trainable copy of the way down and the middle, with the streams in its own cross-attention; \
+1x1 convolutions that begin at zero join it to every skip connection and the middle |
+| `full` | the paper's dual branch: the whole U-Net copied, joined at the middle and at each block of the way up |
+
+The copy sees the latents, the time step and an empty prompt. An untrained one is bit-equal to the base. ComfyUI loads,
+offloads and casts it like a ControlNet, and ControlNets add to it. What is joined is scaled by
+`max over the acting streams of strength * mask`. What the sizes learn from one short training: [results.md](results.md).
+
+## Cost on the real bases
+"""
+
+
 def report() -> str:
     parts = [
-        "# Sizes of MEAF on the real bases\n",
+        HEAD,
         "Made by `python tests/benchmark_sizes.py --write`: counted from the shapes of every operation, on PyTorch's meta "
         "device; nothing was run on a GPU. A step is one sampling step of one picture with guidance (batch 2); the projection "
         "of tokens, once per run in ComfyUI, is not in it. AdamW in float32: 16 bytes per weight.\n",
     ]
     for family, (_, pixels) in BASES.items():
-        parts += [f"## {family}, {pixels} x {pixels}\n", markdown(rows(family))]
+        parts += [f"### {family}, {pixels} x {pixels}\n", markdown(rows(family))]
     return "\n".join(parts)
 
 

@@ -1,8 +1,5 @@
 """The door: the same job as a Python object and as a command, on the starter's own weights and on tiny Stable Diffusion."""
 
-import re
-import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,33 +90,6 @@ def test_progress_goes_from_nothing_to_all(starter):
     shares = []
     starter("a person", progress=shares.append)
     assert shares == [0.0, 0.5, 1.0]
-
-
-def readme(language: str, word: str) -> str:
-    """The one block of code in the README that holds a word."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    (found,) = [block for block in blocks if word in block]
-    return found
-
-
-@pytest.fixture
-def clone(tmp_path, monkeypatch) -> Path:
-    """Where README's examples run: beside the samples."""
-    shutil.copytree(SAMPLES, tmp_path / "workflows" / "samples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_the_python_of_the_readme_runs(clone):
-    exec(compile(readme("python", "import Pipeline"), "README.md", "exec"), {})
-    assert Image.open(clone / "picture.png").size == (128, 128)
-
-
-def test_the_command_of_the_readme_runs(clone):
-    words = shlex.split(readme("bash", "-m deepexpo_models.pipeline").replace("\\\n", " "))
-    assert words[:3] == ["python", "-m", "deepexpo_models.pipeline"]
-    main(words[3:])
-    assert Image.open(clone / "picture.png").size == (128, 128)
 
 
 def test_command_draws_a_sheet_of_people_and_references(faces, tmp_path, capsys):
