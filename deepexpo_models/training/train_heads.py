@@ -57,6 +57,7 @@ class HeadsSettings(RunSettings):
     w_rotation: float = option(1.0, "weight of the rotation")
     w_place: float = option(2.0, "weight of place and size")
     w_units: float = option(4.0, "weight of ARKit's units")
+    w_judged: float = option(4.0, "weight of ARKit's units as the landmarker reads them (deepexpo_models.data.heads.judged)")
     w_gaze: float = option(0.5, "weight of the gaze")
     w_surface: float = option(4.0, "weight of the surface's points in the crop")
     w_aligned: float = option(2.0, "weight of the surface's points in the aligned crop")
@@ -109,9 +110,10 @@ class Semantics:
     """The part that learns rotation, place, units and gaze."""
 
     def __init__(self, model: DSID, store: HeadStore):
-        spread = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS))).units.std(0)
+        heads = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS)))
+        self.judged = heads.judged.isfinite().any(0)  # units that the landmarker gives a number for
         self.model, self.store = model, store
-        self.module = HeadsStep(model.semantic_encoder, spread)
+        self.module = HeadsStep(model.semantic_encoder, heads.units.std(0), known_std(heads.judged))
 
     def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
         views = sample_views(self.store, settings.batch_size, generator, settings.augment).to(engine.device)
@@ -123,7 +125,12 @@ class Semantics:
 
     @property
     def readout(self) -> ReadOut:
-        return ReadOut.of_units(self.module.read.weight, self.module.read.bias)
+        """Units as the landmarker reads them, where it was asked; the renderer's else. Gaze in the renderer's degrees."""
+        read, judged = self.module.read, self.module.judged
+        weight, bias = read.weight.detach().clone(), read.bias.detach().clone()
+        rows = self.judged.nonzero()[:, 0].to(weight.device)
+        weight[rows], bias[rows] = judged.weight.detach()[rows], judged.bias.detach()[rows]
+        return ReadOut.of_units(weight, bias)
 
 
 class People:
@@ -140,6 +147,14 @@ class People:
 
     def meters(self, test: HeadStore, device: torch.device) -> dict[str, float]:
         return recognition(self.model.identity_encoder, test, GALLERY, device)
+
+
+def known_std(values: Tensor) -> Tensor:
+    """(N, D) -> (D,): standard deviations of what is not NaN; 0 where nothing is known."""
+    known = values.isfinite()
+    count = known.sum(0).clamp(min=1)
+    mean = values.nan_to_num().sum(0) / count
+    return (torch.where(known, values - mean, 0).square().sum(0) / count).sqrt()
 
 
 def start_model(config: str, init: str) -> DSID:

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from deepexpo_models.data.heads.shards import FRAMES, PEOPLE, HeadStore
+from deepexpo_models.data.heads import judged
+from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, HeadStore
 from deepexpo_models.dsid import load_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import matrix_to_euler
+from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import train_heads
 from deepexpo_models.training.heads import identity
@@ -153,3 +156,32 @@ def test_equal_codes_of_two_people_cost_nothing():
     same = heads_step._same_expression(code.repeat(2, 1))
     other = heads_step._same_expression(torch.randn(4000, 5, generator=seeded(1)))
     assert same == 0 and other == pytest.approx(1, abs=0.1)
+
+
+def test_read_outs_speak_the_landmarkers_words_where_it_was_asked(tmp_path):
+    folder = write_fake_heads(tmp_path / "heads")
+    units = np.load(folder / "shard-00000" / "units.npy")
+    numbers = np.full_like(units, np.nan)
+    numbers[: len(units) // 2, ARKIT52.index("jawOpen")] = 1 - units[: len(units) // 2, ARKIT52.index("jawOpen")]
+    np.save(folder / "shard-00000" / JUDGED, numbers)
+    store = HeadStore(folder)
+    heads = store.heads(torch.arange(len(store)))
+    np.testing.assert_array_equal(heads.judged.numpy(), numbers)
+    part = train_heads.Semantics(train_heads.start_model("small", ""), store)
+    jaw = ARKIT52.index("jawOpen")
+    assert part.judged.nonzero().flatten().tolist() == [jaw]
+    torch.testing.assert_close(part.readout.weight[jaw], part.module.judged.weight[jaw].detach())
+    torch.testing.assert_close(part.readout.bias[:jaw], part.module.read.bias[:jaw].detach())
+    known = torch.from_numpy(numbers[:, jaw])
+    torch.testing.assert_close(part.module.judged_spread[jaw], known[known.isfinite()].std(correction=0).clamp(min=0.08))
+    right = part.module._judged(heads.judged.nan_to_num(), heads.judged)
+    wrong = part.module._judged(heads.judged.nan_to_num() + part.module.judged_spread, heads.judged)
+    weights = heads_step.UNIT_WEIGHTS
+    assert right == 0 and wrong == pytest.approx((weights[jaw] / weights.sum() / 2).item(), rel=1e-3)
+
+
+def test_a_landmarkers_numbers_are_written_beside_a_shard():
+    mesh = FaceMesh(torch.zeros(478, 3), {"jawOpen": 0.5}, 1.0)
+    found = iter([[mesh], []])
+    rows = judged.judge(torch.zeros(2, 3, 128, 128), lambda image: next(found) if image.shape == (256, 256, 3) else None)
+    assert rows.shape == (2, 52) and rows[0, ARKIT52.index("jawOpen")] == 0.5 and np.isnan(rows[1]).all()

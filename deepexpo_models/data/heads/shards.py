@@ -31,6 +31,7 @@ PEOPLE, FRAMES, GROUPS = 4, 8, 8
 SHARD = PEOPLE * FRAMES * GROUPS  # pictures
 SPOILT_SHARE = 0.2
 SPLITS = {"train": 0, "test": 1}
+JUDGED = "judged.npy"  # of a shard: what the landmarker read in its pictures, see judged.py
 LABELS = {"rotation": (3, 3), "units": (52,), "gaze": (2,), "five": (5, 2), "surface": (96, 2)}
 CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "beard", "background", "background_colour", "cloth",
            "pattern", "light", "spoilt")  # fmt: skip
@@ -39,7 +40,8 @@ CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "bear
 @dataclass(frozen=True)
 class Heads:
     """images (B, 3, S, S) in [-1, 1]; rotation (B, 3, 3) by the landmarker's zero; units (B, 52); gaze (B, 2), radians;
-    five (B, 5, 2) and surface (B, 96, 2) in crop coordinates; context (B, len(CONTEXT)); person (B,).
+    five (B, 5, 2) and surface (B, 96, 2) in crop coordinates; context (B, len(CONTEXT)); person (B,);
+    judged (B, 52): the units as the landmarker reads them, NaN where it was not asked or found no face.
     """
 
     images: Tensor
@@ -50,6 +52,7 @@ class Heads:
     surface: Tensor
     context: Tensor
     person: Tensor
+    judged: Tensor
 
 
 def render_shard(
@@ -169,11 +172,25 @@ class HeadStore:
     def heads(self, rows: Tensor) -> Heads:
         """rows (B,) -> their pictures and labels."""
         read = {name: self._read(name, rows) for name in (*LABELS, "context")}
-        return Heads(self.images(rows), **read, person=self.person(rows))
+        return Heads(self.images(rows), **read, person=self.person(rows), judged=self._judged(rows))
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
         return self._read("images", rows).movedim(-1, 1).float() / 127.5 - 1
+
+    def _judged(self, rows: Tensor) -> Tensor:
+        values = torch.full((len(rows), len(ARKIT52)), torch.nan)
+        for place, row in enumerate(rows.tolist()):
+            if (known := self._read_judged(row // SHARD)) is not None:
+                values[place] = torch.from_numpy(known[row % SHARD])
+        return values
+
+    def _read_judged(self, shard: int) -> np.ndarray | None:
+        """None until the landmarker was asked; its file may come while a training runs."""
+        path = self._paths[shard] / JUDGED
+        if "judged" not in self._shards[shard] and path.exists():
+            self._shards[shard]["judged"] = np.load(path)
+        return self._shards[shard].get("judged")
 
     def person(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B,) a number for each person."""

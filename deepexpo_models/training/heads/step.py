@@ -32,19 +32,21 @@ UNIT_WEIGHTS = torch.tensor([MAIN_WEIGHT if name.startswith(MAIN) else 1.0 for n
 
 
 class HeadsStep(nn.Module):
-    """forward(views, generator) -> unweighted terms: rotation, place, units, gaze, surface, aligned, same.
+    """forward(views, generator) -> unweighted terms: rotation, place, units, judged, gaze, surface, aligned, same.
 
-    spread (52,): standard deviations of the units in the data.
+    spread, judged_spread (52,): standard deviations of the units in the data, true and as the landmarker reads them.
     """
 
-    def __init__(self, encoder: SemanticEncoder, spread: Tensor):
+    def __init__(self, encoder: SemanticEncoder, spread: Tensor, judged_spread: Tensor):
         super().__init__()
         config = encoder.config
         self.encoder = encoder
-        self.read = nn.Linear(config.expression_width, len(ARKIT52) + 2)  # units, gaze: the read-out of the released file
+        self.read = nn.Linear(config.expression_width, len(ARKIT52) + 2)  # units, gaze
+        self.judged = nn.Linear(config.expression_width, len(ARKIT52))  # the units in the landmarker's words
         self.surface = nn.Linear(config.pose_channels[-1], SURFACE[0] * SURFACE[1])
         self.aligned = nn.Linear(config.expression_channels[-1], SURFACE[0] * SURFACE[1])
         self.register_buffer("spread", spread.clamp(min=SPREAD_FLOOR))
+        self.register_buffer("judged_spread", judged_spread.clamp(min=SPREAD_FLOOR))
 
     def forward(self, views: Views, generator: Generator) -> dict[str, Tensor]:
         hidden = self.encoder.pose.pool(self.encoder.pose.trunk(views.images))
@@ -64,6 +66,7 @@ class HeadsStep(nn.Module):
             "rotation": (rotation - views.rotation).square().sum((1, 2)).mean(),
             "place": smooth(shift.tanh(), place) + smooth(size.tanh() * MAX_LOG_SCALE, scale.clamp(-1, 1)),
             "units": self._units(units, views.units),
+            "judged": self._judged(self.judged(code), views.judged),
             "gaze": F.smooth_l1_loss(gaze * GAZE_SCALE, views.gaze * GAZE_SCALE),
             "surface": _of_known(self.surface(hidden), views.surface, views.surface_known),
             "aligned": _of_known(self.aligned(look), aligned, views.surface_known),
@@ -72,8 +75,17 @@ class HeadsStep(nn.Module):
 
     def _units(self, found: Tensor, true: Tensor) -> Tensor:
         """Squared errors over the units' spread: an L1 would find rare units at rest always."""
-        weights = UNIT_WEIGHTS.to(found)
-        return (((found - true) / self.spread).square().mean(0) * weights).sum() / weights.sum() / 2
+        return self._weighted(((found - true) / self.spread).square().mean(0))
+
+    def _judged(self, found: Tensor, judged: Tensor) -> Tensor:
+        """The same over the numbers that the landmarker gave."""
+        known = judged.isfinite()
+        errors = torch.where(known, (found - judged.nan_to_num()) / self.judged_spread, 0).square()
+        return self._weighted(errors.sum(0) / known.sum(0).clamp(min=1))
+
+    def _weighted(self, errors: Tensor) -> Tensor:
+        weights = UNIT_WEIGHTS.to(errors)
+        return (errors * weights).sum() / weights.sum() / 2
 
 
 def _of_known(found: Tensor, true: Tensor, known: Tensor) -> Tensor:

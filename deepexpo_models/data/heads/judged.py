@@ -1,0 +1,75 @@
+"""What MediaPipe's face landmarker reads in rendered heads, kept beside their true labels:
+
+    python -m deepexpo_models.data.heads.judged --heads runs/heads/train --landmarker face_landmarker.task
+
+A unit of the renderer and the landmarker's number of the same name are not the same thing: closed lids are a look down to the
+landmarker, and a squint is what its training pictures called one. Artists feed the landmarker's numbers; read-outs that are
+fitted to what it says of *renders* carry over to photographs, and no photograph is needed. A shard's file is whole or not
+there, so the same command goes on after an interruption.
+"""
+
+import argparse
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from ...faces.detectors import DetectorUnavailable
+from ...faces.landmarks import open_landmarker
+from ...head import ARKIT52
+from ...whole_files import write_file
+from .shards import JUDGED, SHARD
+
+SIDE = 256  # pixels that the landmarker is shown
+_worker: dict = {}
+
+
+def judge(images: Tensor, detect) -> np.ndarray:
+    """images (B, 3, S, S) in [-1, 1] -> (B, 52) float32 of ARKIT52; NaN where no face is found, and where nobody tells."""
+    large = F.interpolate(images, SIDE, mode="bicubic").clamp(-1, 1).add(1).div(2).movedim(1, -1)
+    found = [detect(image) for image in large]
+    rows = [[face[0].scores.get(name, np.nan) for name in ARKIT52] if face else [np.nan] * len(ARKIT52) for face in found]
+    return np.array(rows, np.float32)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write what MediaPipe's landmarker reads in rendered heads beside them.")
+    parser.add_argument("--heads", type=Path, required=True, help="folder of rendered heads")
+    parser.add_argument("--landmarker", type=Path, required=True, help="MediaPipe's file face_landmarker.task")
+    parser.add_argument("--shards", type=int, default=0, help="how many shards at most; 0: all")
+    parser.add_argument("--workers", type=int, default=1, help="processes; one a core")
+    options = parser.parse_args(argv)
+    shards = sorted(options.heads.glob("shard-*"))[: options.shards or None]
+    left = [path for path in shards if not (path / JUDGED).exists()]
+    if not shards:
+        parser.exit(2, f"{options.heads} holds no rendered heads; render some with deepexpo_models.data.heads.generate\n")
+    try:
+        open_landmarker(options.landmarker)
+    except DetectorUnavailable as error:
+        parser.exit(2, f"{error}\n")
+    context, start = multiprocessing.get_context("spawn"), time.monotonic()
+    with context.Pool(min(options.workers, len(left)) or 1, _start, (options.landmarker,)) as pool:
+        bar = tqdm(pool.imap(_write, left), total=len(shards), initial=len(shards) - len(left), unit="shard")
+        for done, _ in enumerate(bar, start=1):
+            bar.set_postfix_str(f"{done * SHARD / (time.monotonic() - start):.1f} pictures/s")
+
+
+def _start(task: Path) -> None:
+    torch.set_num_threads(1)
+    _worker["detect"] = open_landmarker(task)
+
+
+def _write(shard: Path) -> None:
+    images = torch.from_numpy(np.load(shard / "images.npy")).movedim(-1, 1).float() / 127.5 - 1
+    rows = judge(images, _worker["detect"])
+    with write_file(shard / JUDGED) as path, open(path, "wb") as file:
+        np.save(file, rows)
+
+
+if __name__ == "__main__":
+    main()
