@@ -4,10 +4,14 @@
 OpenCV read it. None of these functions changes its input in place.
 """
 
+from types import ModuleType
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .errors import first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in [0, 1], see torchvision
 TO_RGB = {  # channels of a picture -> the same picture with three
@@ -93,6 +97,18 @@ def resize(images: Tensor, size: int) -> Tensor:
     top, left = (height - side) // 2, (width - side) // 2
     square = images[..., top : top + side, left : left + side]
     return F.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def opencv() -> ModuleType:
+    """The module cv2, which installs under four names and is nobody's fixed requirement. Raises ValueError without it."""
+    try:
+        import cv2
+    except Exception as error:  # broken installations raise anything
+        raise ValueError(
+            f"drawing needs OpenCV, which cannot be imported ({first_line(error)}); pip install opencv-python, "
+            f"or opencv-python-headless on a server"
+        ) from error
+    return cv2
 
 
 def _expect_model(images: Tensor) -> None:

@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .safetensors_file import SafetensorsFile, excerpt, open_safetensors, parse_json, write_safetensors
 from .whole_files import write_file
 
+INSTALLED_WEIGHTS = Path(__file__).parent / "pack_weights"  # where pip puts them
+PACK_WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else Path(__file__).parents[1] / "weights"
 FORMAT = "1"
 METADATA = ("kind", "name", "base", "config", "sha256")
 LONGEST_SHOWN = 100  # letters of a tensor's name

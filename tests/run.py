@@ -34,7 +34,7 @@ def prepare(python: Path) -> int:
     if not imports(python, "torch"):
         install(python, TORCH)
     torch = f"torch=={version(python, 'torch')}"  # no other package may bring another
-    install(python, torch, ".[test]")
+    install(python, torch, "--editable", ".[test]")
     requirements = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI") / "requirements.txt"
     if requirements.is_file():
         # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (see tests/conftest.py).

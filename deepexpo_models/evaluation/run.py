@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from ..dsid import load_dsid
-from ..pipeline.generate import STARTER, WEIGHTS, Pipeline
+from ..pipeline.generate import STARTER, Pipeline
+from ..weights import PACK_WEIGHTS
 from .dsid_report import measure_dsid
 from .judges.drawn import load_judge
 from .meaf_report import SWEEP, measure_meaf
 from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
 from .tables import as_json, figure_table, markdown
 
-FILES = {**STARTER, "judge": WEIGHTS / "judge.safetensors"}
+FILES = {**STARTER, "judge": PACK_WEIGHTS / "judge.safetensors"}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..weights import check_shapes, load_tensors, save_tensors
+from ..weights import PACK_WEIGHTS, check_shapes, load_tensors, save_tensors
 from .landmarks import FIVE, IBUG68, OVAL, POINTS
 
-PACK_FILE = Path(__file__).parents[2] / "weights" / "head.safetensors"
+PACK_FILE = PACK_WEIGHTS / "head.safetensors"
 ARKIT52 = (
     *("browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight"),
     *("cheekPuff", "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight"),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..image import opencv
 from . import raster
 from .basis import HeadBasis
 from .landmarks import FIVE, IBUG68, OVAL, PUPILS, connections
@@ -81,8 +82,7 @@ def draw_over(earlier: Tensor | None, drawn: Tensor, style: str) -> Tensor:
 
 def draw_mask(points: Tensor, size: Size) -> Tensor:
     """points (F, 478, 3) -> (F, H, W), 1 inside the face's outline."""
-    import cv2
-
+    cv2 = opencv()
     masks = np.zeros((len(points), *size), np.uint8)
     for mask, face in zip(masks, points.double().cpu().numpy()):
         hull = cv2.convexHull(np.round(face[list(OVAL), :2]).astype(np.int32))
@@ -106,8 +106,7 @@ def pose_keypoints(points: Tensor, size: Size) -> list[dict]:
 
 def _mediapipe_face(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray:
     """huggingface/controlnet_aux `mediapipe_face`; a point outside the picture takes its lines with it."""
-    import cv2
-
+    cv2 = opencv()
     canvas, (height, width), thick = np.zeros((*size, 3), np.uint8), size, _thicker(size)
     inside = ((face[:, :2] >= 0) & (face[:, :2] <= (width, height))).all(1)
     at = [(min(floor(x), width - 1), min(floor(y), height - 1)) for x, y in face[:, :2]]
@@ -130,8 +129,7 @@ def _openpose_face(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray
 
 def _openpose_head(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray:
     """The sticks of OpenPose's body from the neck up, then the dots of its face."""
-    import cv2
-
+    cv2 = opencv()
     canvas, places, thick = np.zeros((*size, 3), np.uint8), _head_points(face), _thicker(size)
     for number, (a, b) in HEAD_STICKS.items():
         if a in places and b in places:
@@ -144,8 +142,7 @@ def _openpose_head(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray
 
 def _instantid_points(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray:
     """InstantID's draw_kps: eyes, nose and mouth corners as insightface finds them."""
-    import cv2
-
+    cv2 = opencv()
     sticks, points = np.zeros((*size, 3)), face[list(FIVE), :2]
     for a, b in INSTANTID_STICKS:
         _draw_stick(sticks, points[a], points[b], INSTANTID_COLOURS[a], 4)
@@ -157,8 +154,7 @@ def _instantid_points(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndar
 
 def _lines(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray:
     """White smooth lines, without those that the head hides: outline, brows, eyes, irises, nose, lips."""
-    import cv2
-
+    cv2 = opencv()
     canvas, thick = np.zeros((*size, 3), np.uint8), _thicker(size)
     visible = raster.facing(face, basis) > LINE_FACING
     for feature in LINE_FEATURES:
@@ -186,8 +182,7 @@ def _face_dots(face: np.ndarray) -> np.ndarray:
 
 
 def _draw_dots(canvas: np.ndarray, face: np.ndarray) -> None:
-    import cv2
-
+    cv2 = opencv()
     for x, y in _face_dots(face).astype(int):
         if x > 0 and y > 0:
             cv2.circle(canvas, (int(x), int(y)), 3 * _thicker(canvas.shape[:2]), (255, 255, 255), -1)
@@ -205,8 +200,7 @@ def _head_points(face: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def _draw_stick(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, colour, half_width: int) -> None:
-    import cv2
-
+    cv2 = opencv()
     middle, length = (a + b) / 2, hypot(*(a - b))
     angle = int(degrees(atan2(a[1] - b[1], a[0] - b[0])))
     outline = cv2.ellipse2Poly((int(middle[0]), int(middle[1])), (int(length / 2), half_width), angle, 0, 360, 1)

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..image import opencv
 from .basis import HeadBasis
 from .landmarks import EYE_RINGS, MOUTH_RING, PUPILS
 
@@ -43,8 +44,7 @@ def depth(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -> np.ndarr
 
 def shaded(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -> np.ndarray:
     """points (478, 3) -> (H, W, 3) uint8: a plain head in soft light, smooth at its edges."""
-    import cv2
-
+    cv2 = opencv()
     face, (height, width) = face * 2, size
     carried = np.concatenate([_vertex_normals(face, basis), _lip_share(basis)[:, None]], axis=1)
     drawn, values = _interpolate(face, carried, (2 * height, 2 * width), _skin(basis))
@@ -80,8 +80,7 @@ def _paint(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _interpolate(face: np.ndarray, values: np.ndarray, size: tuple[int, int], triangles: np.ndarray):
     """What the points carry (478, C), for every pixel of the face -> (H, W) numbers of triangles or -1, (pixels, C)."""
-    import cv2
-
+    cv2 = opencv()
     corners = face[triangles]
     a, b = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
     area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
@@ -112,8 +111,7 @@ def _vertex_normals(face: np.ndarray, basis: HeadBasis) -> np.ndarray:
 
 def _paint_openings(canvas: np.ndarray, face: np.ndarray) -> None:
     """Behind the skin: the eyes' whites with irises and pupils, and the dark of the mouth."""
-    import cv2
-
+    cv2 = opencv()
     fixed = np.round(face[:, :2] * (1 << SHIFT)).astype(np.int32)
     cv2.fillPoly(canvas, [fixed[list(MOUTH_RING)]], MOUTH.tolist(), cv2.LINE_AA, SHIFT)
     for side, ring in EYE_RINGS.items():
@@ -160,8 +158,7 @@ def _faces_front(corners: np.ndarray) -> bool:
 @lru_cache(maxsize=2)
 def _lip_share(basis: HeadBasis) -> np.ndarray:
     """(478,) 1 on the lips, 0 elsewhere."""
-    import cv2
-
+    cv2 = opencv()
     outline = basis.points.numpy()[list(OUTER_LIPS), :2].astype(np.float32)
     near = basis.points.numpy()[:, 2] > 2
     inside = [cv2.pointPolygonTest(outline, (float(x), float(y)), False) >= 0 for x, y in basis.points.numpy()[:, :2]]

@@ -16,12 +16,12 @@ from ..faces.recognisers import RECOGNISERS
 from ..image import comfy_to_model, model_to_bytes
 from ..meaf import DEFAULT_SETTINGS, MEAF, StreamSettings, load_meaf
 from ..meaf.codes import stream_codes
+from ..weights import PACK_WEIGHTS
 from .base import Base, load_base
 from .photos import Photos, read_photos
 from .sampling import BeforeStep, fused, sample
 
-WEIGHTS = Path(__file__).parents[2] / "weights"
-STARTER = {name: WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
+STARTER = {name: PACK_WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
 CFG = 3.0  # of the starter; Stable Diffusion's own habit is 7
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import folder_paths
 
 from ...deepexpo_models.safetensors_file import excerpt
+from ...deepexpo_models.weights import PACK_WEIGHTS
 from .headers import FOLDER, SUFFIX, fingerprint, kind_of
 from .saved_codes import code_names as code_names
 from .saved_codes import code_path as code_path
 from .saved_codes import new_code_path as new_code_path
-
-PACK_WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
 def register_folder() -> None:

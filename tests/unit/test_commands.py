@@ -26,7 +26,7 @@ def calls(monkeypatch) -> list[list[str]]:
     return seen
 
 
-@pytest.mark.parametrize("path", ["demo.py", "tests/run.py"])
+@pytest.mark.parametrize("path", ["demo.py", "install.py", "tests/run.py"])
 def test_standard_library_alone(path):
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     roots = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
@@ -74,7 +74,7 @@ def test_no_package_may_bring_another_torch(calls, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "install", keep)
     assert run.prepare(Path("python")) == 0
-    assert ("torch==2.9.0+cpu", ".[test]") in lists
+    assert ("torch==2.9.0+cpu", "--editable", ".[test]") in lists
     assert ("--no-deps", run.TORCHVISION) in lists, "torchvision alone: its own torch is another"
     (listed,) = [packages for packages in lists if "-r" in packages]
     assert listed[0] == "torch==2.9.0+cpu" and lists[-1] == ("torchsde", "einops")
