@@ -1,11 +1,10 @@
 from comfy_api.latest import io, ui
 
 from ..deepexpo_models.dsid.mesh import Framing, Strengths, face_points
-from ..deepexpo_models.faces.landmarks import find_landmarks
 from ..deepexpo_models.head import load_basis
 from ..deepexpo_models.head.control import STYLES, draw_control, draw_mask, draw_over, pose_keypoints
 from . import sockets
-from .comfy_host.landmarks import landmarker
+from .comfy_host.landmarks import landmarks_of
 from .sockets import folded, schema
 
 PARTS = {
@@ -23,8 +22,8 @@ class FindLandmarks(io.ComfyNode):
         return schema(
             node_id="DeepExPoFindLandmarks",
             display_name="Find Landmarks (Face Mesh)",
-            description="Finds 478 points and ARKit's 52 expression numbers of every face, by MediaPipe's landmarker. For "
-            "ComfyUI versions whose core has no Detect Face Landmarks node; both give the same.",
+            description="Finds 478 points and ARKit's 52 expression numbers of every face: by ComfyUI's own landmarker where "
+            "it has one (0.23 and newer), else by MediaPipe's package. Detect Face Landmarks may stand in its place.",
             inputs=[
                 io.Image.Input("image", tooltip="Photographs, or the frames of a clip. Drawings are often not found."),
                 io.Int.Input("faces", default=4, min=1, max=16, tooltip="How many faces of a picture are looked for."),
@@ -50,7 +49,7 @@ class FindLandmarks(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, faces, confidence) -> io.NodeOutput:
-        return io.NodeOutput(find_landmarks(landmarker(faces, confidence), image))
+        return io.NodeOutput(landmarks_of(image, faces, confidence))
 
 
 class DrawFaceControl(io.ComfyNode):

@@ -12,6 +12,7 @@ ALIASES = {
     "head pose, turn head, yaw, pitch, roll, facs, arkit, blendshapes, face, portrait",
     "DeepExPoEncodeIdentity": "faceid, face embedding, embeds, likeness, person, photo, portrait, arcface, instantid",
     "DeepExPoEncodeSemantics": "emotion, smile, facial expression, pose, face, photo, reference, liveportrait",
+    "DeepExPoExpressionPresets": "emotion, emotions, smile, sad, angry, happy, expression sheet, batch, character sheet",
     "DeepExPoFindLandmarks": "mediapipe, face mesh, blendshapes, arkit, keypoints, detect face, expression",
     "DeepExPoLoadDSID": "face model, identity, expression, head pose, disentangle",
     "DeepExPoLoadIdentity": "open, library, saved face, person, character, likeness",

@@ -15,7 +15,7 @@ IDS = {
     "DeepExPoApplyMEAF", "DeepExPoCombineSemantics", "DeepExPoBlendSemantics", "DeepExPoBlendIdentities", "DeepExPoReenact",
     "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
     "DeepExPoLoadStarter", "DeepExPoSampleFace", "DeepExPoFindLandmarks", "DeepExPoDrawFaceControl",
-    "DeepExPoEditSemantics",
+    "DeepExPoEditSemantics", "DeepExPoExpressionPresets",
 }  # fmt: skip
 
 

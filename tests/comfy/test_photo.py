@@ -1,11 +1,17 @@
 """Photographs in a real ComfyUI: landmarks as core gives them, to codes, to control maps."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 
-from landmark_sets import face, landmarks, scores
+from landmark_sets import SIZE, face, landmarks, scores
+from rig.host import base_directory
+from rig.landmarker import FILE, write_core_landmarker
 from rig.pack import the_pack
+
+CORE = find_spec("comfy_extras.nodes_mediapipe")  # in ComfyUI from 0.23 on
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +68,44 @@ def test_every_style_is_drawn(pack, semantics):
 
 
 def test_a_landmarker_that_is_not_there_is_one_sentence(pack):
-    with pytest.raises(Exception, match=r"face_landmarker\.task \(3\.7 MB\) is missing; put .* into models/mediapipe"):
-        pack.run("DeepExPoFindLandmarks", image=torch.zeros(1, 64, 64, 3), faces=1, confidence=0.5)
+    missing = {
+        True: r"mediapipe_face_fp32\.safetensors \(ComfyUI's own face landmarker\) is missing; put .* into models/detection",
+        False: r"face_landmarker\.task \(3\.7 MB\) is missing; put .* into models/mediapipe",
+    }
+    with pytest.raises(Exception, match=missing[bool(CORE)]):
+        find(pack, torch.zeros(1, 64, 64, 3))
+
+
+@pytest.mark.skipif(not CORE, reason="this ComfyUI has no face landmarker of its own")
+def test_cores_landmarker_is_used_where_its_file_is(pack):
+    """On made-up weights of the published layout: one known face, through core's own nodes, to our codes."""
+    known = face(scores(jawOpen=0.5, mouthSmile=0.3), angles=(20.0, -8.0, 5.0))
+    file = write_core_landmarker(base_directory() / "models" / "detection" / FILE, known, SIZE)
+    try:
+        found = find(pack, torch.rand(2, *SIZE, 3, generator=torch.Generator().manual_seed(0)))
+        semantics, expected = (pack.run("DeepExPoEncodeSemantics", landmarks=given) for given in (found, landmarks([known])))
+        file.write_bytes(b"not a landmarker")
+        with pytest.raises(Exception, match=r"mediapipe_face_fp32\.safetensors cannot be used .*download it again"):
+            find(pack, torch.zeros(1, 64, 64, 3))
+    finally:
+        file.unlink()
+    assert [len(faces) for faces in found["frames"]] == [1, 1] and found["frames"][0][0]["transformation_matrix"].shape == (
+        4,
+        4,
+    )
+    assert torch.allclose(semantics.expression, expected.expression.expand(2, -1), atol=1e-4)
+    assert torch.allclose(semantics.rotation, expected.rotation.expand(2, -1), atol=2e-3)
+    assert torch.allclose(semantics.log_scale, expected.log_scale.expand(2, -1), atol=2e-3)
+
+
+def find(pack, image):
+    return pack.run("DeepExPoFindLandmarks", image=image, faces=1, confidence=0.5)
+
+
+def test_presets_become_a_batch_of_maps_and_its_count(pack):
+    codes, count = pack.run("DeepExPoExpressionPresets", expressions="happy, angry, none")
+    maps, _, _ = draw(pack, semantics=codes)
+    assert count == len(maps) == 3 and not torch.equal(maps[0], maps[1])
 
 
 def _canonical(pack) -> torch.Tensor:

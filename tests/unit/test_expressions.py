@@ -25,11 +25,13 @@ from deepexpo_models.dsid import (
     rotation_to_matrix,
     smooth_semantics,
 )
+from deepexpo_models.dsid.presets import preset_semantics
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.head.expressions import (
     ACTION_UNITS,
     GROUPS,
     PRESETS,
+    REST,
     SINGLE_UNITS,
     SLIDERS,
     group_mask,
@@ -264,3 +266,18 @@ def test_matrices_of_the_clip_are_rotations():
     turned = rotation_to_matrix(smooth_semantics(a_clip()[1], 1.0).rotation)
     torch.testing.assert_close(turned @ turned.transpose(1, 2), torch.eye(3).expand_as(turned), atol=1e-5, rtol=0)
     assert matrix_to_rotation(euler_to_matrix(torch.zeros(1, 3))).tolist() == [[1, 0, 0, 0, 1, 0]]
+
+
+def test_presets_are_a_batch_in_the_order_of_their_names():
+    codes = preset_semantics("Happy, none\n surprised,", 0.5)
+    assert codes.encoder == ARKIT
+    assert torch.equal(codes.expression, torch.stack([preset_units(name) for name in ("happy", REST, "surprised")]) * 0.5)
+    assert torch.allclose(rotation_to_matrix(codes.rotation), torch.eye(3).expand(3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "names, message", [(" ,\n", "no expression is named; write some of none, happy"), ("grin", "there is no expression 'grin'")]
+)
+def test_preset_names_that_are_none_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        preset_semantics(names)
