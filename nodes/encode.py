@@ -1,7 +1,6 @@
 from comfy_api.latest import io
 
-from ..deepexpo_models.faces import RECOGNISERS
-from ..deepexpo_models.faces.landmarks import GAPS
+from ..deepexpo_models.faces import GAPS, RECOGNISERS
 from . import sockets
 from .comfy_host.codes import (
     CLIP,

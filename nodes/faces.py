@@ -2,8 +2,9 @@ import logging
 
 from comfy_api.latest import io
 
-from ..deepexpo_models.faces import CHOICES, ORDERS, crop_faces
+from ..deepexpo_models.faces import CHOICES, GAPS, LANDMARKS, ORDERS, bounding_boxes, crop_faces
 from ..deepexpo_models.faces.crop import SCALE, SIZE
+from . import sockets
 from .comfy_host.folders import insightface_roots
 from .sockets import schema
 
@@ -21,9 +22,9 @@ class CropFace(io.ComfyNode):
                 io.Image.Input("image", tooltip="One photo or a batch of photos."),
                 io.Combo.Input(
                     "detector",
-                    options=list(CHOICES),
-                    tooltip="auto: the best one installed. none: no detection, the mask's box or the whole picture is the face "
-                    "(for drawings).",
+                    options=[*CHOICES, LANDMARKS],
+                    tooltip="auto: connected landmarks, else the best detector installed. landmarks: these alone. none: no "
+                    "detection, the mask's box or the whole picture is the face (for drawings).",
                 ),
                 io.Int.Input("face_index", default=0, min=0, max=99, tooltip="Which face, counted from 0 in the order below."),
                 io.Combo.Input("order", options=list(ORDERS), tooltip="How faces are counted when there are several."),
@@ -40,6 +41,20 @@ class CropFace(io.ComfyNode):
                     optional=True,
                     tooltip="Only faces whose centre is white here count; if none is found, the white part is the face.",
                 ),
+                sockets.Landmarks.Input(
+                    "landmarks",
+                    optional=True,
+                    tooltip="Of the same pictures, from Detect Face Landmarks or Find Landmarks: its faces come first, so that "
+                    "all nodes mean the same one.",
+                ),
+                io.Combo.Input(
+                    "gaps",
+                    options=list(GAPS),
+                    default=GAPS[0],
+                    optional=True,
+                    tooltip="Pictures of a clip without a face: refuse them, crop where the face should be (interpolate: "
+                    "between the frames around; hold: where it was last), or skip them. Which ones is said on the node.",
+                ),
             ],
             outputs=[
                 io.Image.Output("crop", display_name="crop", tooltip=f"{SIZE} x {SIZE} crops, one per photo."),
@@ -49,15 +64,19 @@ class CropFace(io.ComfyNode):
                     display_name="faces found",
                     tooltip="Number of faces; for a batch, the smallest number in any photo.",
                 ),
+                sockets.BoundingBox.Output(
+                    "boxes", display_name="BOUNDING_BOX", tooltip="The chosen face's box in each photo, in pixels."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, image, detector, face_index, order, scale, mask=None) -> io.NodeOutput:
-        found = crop_faces(image, detector, face_index, order, scale, SIZE, mask, insightface_roots())
+    def execute(cls, image, detector, face_index, order, scale, mask=None, landmarks=None, gaps=GAPS[0]) -> io.NodeOutput:
+        found = crop_faces(image, detector, face_index, order, scale, SIZE, mask, insightface_roots(), landmarks, gaps)
         for note in found.notes:
             logger.info("DeepExPo: %s", note)
-        return io.NodeOutput(found.crops, found.masks, min(found.counts), ui={"text": list(found.notes)})
+        boxes = bounding_boxes(found.faces)
+        return io.NodeOutput(found.crops, found.masks, min(found.counts), boxes, ui={"text": list(found.notes)})
 
 
 NODES = (CropFace,)

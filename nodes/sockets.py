@@ -13,6 +13,7 @@ MEAF = io.Custom("DEEPEXPO_MEAF")
 Identity = io.Custom("DEEPEXPO_IDENTITY")
 Semantics = io.Custom("DEEPEXPO_SEMANTICS")
 Landmarks = io.Custom("FACE_LANDMARKS")  # as ComfyUI's core names it since 0.23
+BoundingBox = io.Custom("BOUNDING_BOX")
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
 SavedName = io.Custom("STRING,COMBO")  # a text that also links to a list of names
 

@@ -1,5 +1,6 @@
 """Square crops around faces, and the faces' place in the picture as a mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,14 @@ from torch import Tensor
 
 from ..image import to_rgb
 from .detectors import Face, Roots
-from .find import find_with, open_detector, select_face
+from .find import NoFace, OpenedDetector, find_with, open_detector, select_face
+from .gaps import fill_gaps
+from .landmarks import faces_in_pictures
 
 SCALE = 1.8  # crop side over face box side: the whole head, hair included
 MAX_SCALE = 10  # an input that is linked knows no widget's bounds
 SIZE = 512  # pixels of a crop in a batch
+LANDMARKS = "landmarks"  # as a detector: faces that a landmarker has found
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class FaceCrops:
     crops: Tensor  # (B, size, size, 3) in [0, 1]
     masks: Tensor  # (B, H, W), 0 or 1, in the pictures' own pixels
     counts: tuple[int, ...]  # faces a detector found in each picture; 0 where the mask's box or the picture stands in
-    notes: tuple[str, ...]  # one sentence per picture
+    notes: tuple[str, ...]  # one sentence per picture with a face, and one about those without
     faces: tuple[Face, ...]
     transforms: tuple[CropTransform, ...]
 
@@ -70,31 +74,48 @@ def crop_faces(
     size: int = SIZE,
     mask: Tensor | None = None,
     insightface_root: Roots = None,
+    landmarks: dict | None = None,
+    gaps: str = "refuse",
 ) -> FaceCrops:
     """images (B, H, W, 1, 3 or 4) in [0, 1], mask (H, W) or (1 or B, H, W) -> one face of every picture.
 
+    landmarks: FACE_LANDMARKS of these pictures, which come first with detector auto and alone with LANDMARKS. gaps: what
+    becomes of pictures without a face, see `gaps.fill_gaps`: a filled one is cropped where its face should be.
     Raises ValueError which names the picture ("image 2 of 3") for everything `find_faces` and `select_face` refuse.
     """
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected a batch of pictures (B, H, W, C), got shape {tuple(images.shape)}")
+    if detector == LANDMARKS and landmarks is None:
+        raise ValueError(f"the detector {LANDMARKS!r} needs landmarks; connect those of this image, or choose detector 'auto'")
     total, picture_size = len(images), tuple(images.shape[1:3])
-    opened = open_detector(detector, insightface_root)
-    found, faces = [], []
-    for number, (image, image_mask) in enumerate(zip(images, _masks(mask, total), strict=True), start=1):
+    use = landmarks is not None and detector in (LANDMARKS, "auto")
+    known = faces_in_pictures(landmarks, images) if use else [()] * total
+    opened = open_detector("none" if detector == LANDMARKS else detector, insightface_root)
+    if use and opened.detect is None:
+        opened = OpenedDetector(LANDMARKS, _nobody, opened.unavailable)
+    advice = "; or choose gaps 'interpolate', 'hold' or 'skip'" if total > 1 else ""
+    found, chosen = [], []
+    for number, (image, image_mask, faces) in enumerate(zip(images, _masks(mask, total), known, strict=True), start=1):
         name = f"image {number} of {total}"
-        found.append(find_with(opened, image, image_mask, name))
-        faces.append(select_face(found[-1].faces, index, order, picture_size, name))
-    crops, masks, transforms = zip(
-        *(crop_face(image, face, scale, size) for image, face in zip(images, faces, strict=True)), strict=True
-    )
+        found.append(_find(opened, image, image_mask, name, faces, advice if gaps == "refuse" else None))
+        there = found[-1] is not None and (gaps == "refuse" or index < len(found[-1].faces))
+        chosen.append(select_face(found[-1].faces, index, order, picture_size, name) if there else None)
+    filled, note = fill_gaps(chosen, gaps, _between)
+    crops, masks, transforms = zip(*(crop_face(images[n], face, scale, size) for n, face in filled.items()), strict=True)
     return FaceCrops(
         crops=torch.stack(crops),
         masks=torch.stack(masks),
-        counts=tuple(each.detected for each in found),
-        notes=tuple(each.note for each in found),
-        faces=tuple(faces),
+        counts=tuple(found[n].detected if found[n] else 0 for n in filled),
+        notes=tuple(each.note for each in found if each) + ((note,) if note else ()),
+        faces=tuple(filled.values()),
         transforms=transforms,
     )
+
+
+def bounding_boxes(faces: Sequence[Face]) -> list[list[dict]]:
+    """BOUNDING_BOX as ComfyUI's core gives it: for every picture a list of boxes, here one, in pixels."""
+    boxes = (face.box for face in faces)
+    return [[{"x": x, "y": y, "width": right - x, "height": bottom - y, "label": "face"}] for x, y, right, bottom in boxes]
 
 
 def points_in_crop(points: np.ndarray, transform: CropTransform) -> np.ndarray:
@@ -112,6 +133,25 @@ def face_mask(face: Face, image: Tensor) -> Tensor:
     rows = (torch.arange(height, device=image.device) + 0.5 - y) / y_axis
     columns = (torch.arange(width, device=image.device) + 0.5 - x) / x_axis
     return (rows[:, None] ** 2 + columns**2 <= 1).float()
+
+
+def _find(opened: OpenedDetector, image: Tensor, mask: Tensor | None, name: str, known, advice: str | None):
+    """FoundFaces, or None where there is no face and no advice to give with its error."""
+    try:
+        return find_with(opened, image, mask, name, known)
+    except NoFace as error:
+        if advice is None:
+            return None
+        raise NoFace(f"{error}{advice}") from None
+
+
+def _nobody(image: Tensor) -> list[Face]:
+    return []
+
+
+def _between(a: Face, b: Face, share: float) -> Face:
+    box = tuple((1 - share) * x + share * y for x, y in zip(a.box, b.box))
+    return Face(box, None, None, a.detector)
 
 
 def _places(begin: int, transform: CropTransform, length: int) -> Tensor:

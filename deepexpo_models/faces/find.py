@@ -1,6 +1,6 @@
 """Which faces a picture holds, and which one of them is meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import hypot
 
@@ -17,6 +17,10 @@ ORDERS = {  # name -> (face, (height, width) of the picture) -> sort key
     "left to right": lambda face, size: face.centre[0],
     "centre": lambda face, size: hypot(face.centre[0] - size[1] / 2, face.centre[1] - size[0] / 2),
 }
+
+
+class NoFace(ValueError):
+    """A picture in which nothing was found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +76,14 @@ def find_faces(
     return find_with(open_detector(detector, insightface_root), image, mask, name)
 
 
-def find_with(opened: OpenedDetector, image: Tensor, mask: Tensor | None, name: str) -> FoundFaces:
-    """`find_faces` with a detector that is already open."""
+def find_with(opened: OpenedDetector, image: Tensor, mask: Tensor | None, name: str, known: Sequence[Face] = ()) -> FoundFaces:
+    """`find_faces` with a detector that is already open; known: faces that were found before, so it is not asked."""
     _check_picture(image, mask, name)
-    faces = opened.detect(to_rgb(image)) if opened.detect else []
+    faces = list(known) or (opened.detect(to_rgb(image)) if opened.detect else [])
     if mask is not None:
         faces = [face for face in faces if _in_mask(face, mask)]
     if not faces and opened.detect and (mask is None or opened.choice != "auto"):
-        raise ValueError(_no_face(opened, mask, name))
+        raise NoFace(_no_face(opened, mask, name))
     used = _found(faces) if faces else _fallback(opened, mask)
     skipped = "".join(f"; {other} is not available: {reason}" for other, reason in opened.unavailable.items())
     return FoundFaces(tuple(faces) or (_stand_in(image, mask),), f"{name}: {used}{skipped}")

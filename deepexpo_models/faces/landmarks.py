@@ -16,10 +16,10 @@ from torch import Tensor
 from ..image import comfy_to_bgr
 from .detectors import DetectorUnavailable, Face, optional
 from .find import select_face
+from .gaps import fill_gaps
 
 POINTS = 478
 FIVE = (468, 473, 4, 61, 291)  # the eyes' centres, the tip of the nose, the mouth's corners; the picture's left ones first
-GAPS = ("refuse", "interpolate", "hold", "skip")  # what to do with frames that have no face
 TASK = "face_landmarker.task"
 TASK_SOURCE = "storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
 MANY_FACES = 16
@@ -68,27 +68,24 @@ def read_landmarks(landmarks) -> tuple[list[list[FaceMesh]], tuple[int, int]]:
 def track_face(landmarks, index: int = 0, order: str = "largest", gaps: str = "refuse") -> Track:
     """FACE_LANDMARKS -> the face with that index, in that order, in every frame.
 
-    gaps: refuse raises ValueError that names the frames without a face; interpolate goes from the frame before a gap to
-    the one after it, hold repeats the one before, and both repeat the nearest at the ends; skip leaves such frames out.
-    Raises ValueError also when no frame has a face or a frame has fewer than the index asks for.
+    gaps: what becomes of frames without a face, see `gaps.fill_gaps`; unless it is refuse, of those with fewer faces than
+    the index asks for, too. Raises ValueError as `read_landmarks`, `select_face` and `fill_gaps`.
     """
-    if gaps not in GAPS:
-        raise ValueError(f"unknown way with gaps {gaps!r}; known: {', '.join(GAPS)}")
     frames, size = read_landmarks(landmarks)
-    chosen = [_choose(faces, index, order, size, f"frame {n} of {len(frames)}") for n, faces in enumerate(frames, 1)]
-    missing = [number for number, face in enumerate(chosen) if face is None]
-    if len(missing) == len(chosen):
+    chosen = [_choose(faces, index, order, gaps, size, f"frame {n} of {len(frames)}") for n, faces in enumerate(frames, 1)]
+    filled, note = fill_gaps(chosen, gaps, _between)
+    return Track(torch.stack([face.points for face in filled.values()]), tuple(f.scores for f in filled.values()), size, note)
+
+
+def faces_in_pictures(landmarks, images: Tensor) -> list[list[Face]]:
+    """FACE_LANDMARKS of images (B, H, W, C) -> the faces of each. Raises ValueError for landmarks of other pictures."""
+    frames, size = read_landmarks(landmarks)
+    if len(frames) != len(images) or size != tuple(images.shape[1:3]):
         raise ValueError(
-            "no face in any frame of these landmarks; use clearer pictures, or a lower confidence in the landmarker"
+            f"these landmarks are of {len(frames)} pictures of {size[1]} x {size[0]} pixels, the image is {len(images)} of "
+            f"{images.shape[2]} x {images.shape[1]}; connect landmarks that were found in this image"
         )
-    if missing and gaps == "refuse":
-        raise ValueError(
-            f"no face in {_frames(missing, len(chosen))}; choose gaps 'interpolate', 'hold' or 'skip', or take these frames out"
-        )
-    filled = [_fill(chosen, number, gaps) for number in range(len(chosen)) if gaps != "skip" or number not in missing]
-    done = {"interpolate": "filled from the frames around them", "hold": "filled with the last face", "skip": "left out"}
-    note = f"no face in {_frames(missing, len(chosen))}: {done[gaps]}" if missing else ""
-    return Track(torch.stack([face.points for face in filled]), tuple(face.scores for face in filled), size, note)
+    return [[mesh.face for mesh in faces] for faces in frames]
 
 
 def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5):
@@ -167,30 +164,13 @@ def _depth_in_pixels(flat: Tensor, deep: Tensor) -> Tensor:
     return deep[:, 2] * torch.linalg.vector_norm(affine[0]).to(deep)
 
 
-def _choose(faces: list[FaceMesh], index: int, order: str, size: tuple[int, int], name: str) -> FaceMesh | None:
-    if not faces:
+def _choose(faces: list[FaceMesh], index: int, order: str, gaps: str, size: tuple[int, int], name: str) -> FaceMesh | None:
+    if not faces or (index >= len(faces) and gaps != "refuse"):
         return None
     chosen = select_face([mesh.face for mesh in faces], index, order, size, name)
     return next(mesh for mesh in faces if mesh.face.box == chosen.box)
 
 
-def _fill(chosen: list[FaceMesh | None], number: int, gaps: str) -> FaceMesh:
-    if chosen[number] is not None:
-        return chosen[number]
-    before = next((n for n in range(number, -1, -1) if chosen[n]), None)
-    after = next((n for n in range(number, len(chosen)) if chosen[n]), None)
-    if before is None or after is None or gaps == "hold":
-        return chosen[after if before is None else before]
-    return _between(chosen[before], chosen[after], (number - before) / (after - before))
-
-
 def _between(a: FaceMesh, b: FaceMesh, share: float) -> FaceMesh:
     scores = {key: (1 - share) * a.scores[key] + share * b.scores[key] for key in a.scores.keys() & b.scores}
     return FaceMesh(torch.lerp(a.points, b.points, share), scores, min(a.confidence, b.confidence))
-
-
-def _frames(numbers: list[int], total: int) -> str:
-    """Frames counted from 1, at most ten of them."""
-    named = ", ".join(str(number + 1) for number in numbers[:10])
-    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    return f"{'frame' if len(numbers) == 1 else 'frames'} {named}{more} of {total}"
