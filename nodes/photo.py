@@ -4,6 +4,7 @@ from ..deepexpo_models.dsid.mesh import Framing, Strengths, face_points
 from ..deepexpo_models.head import load_basis
 from ..deepexpo_models.head.control import STYLES, draw_control, draw_mask, draw_over, pose_keypoints
 from . import sockets
+from .comfy_host.face_context import identity_to_controlnet
 from .comfy_host.landmarks import landmarks_of
 from .sockets import folded, schema
 
@@ -126,4 +127,37 @@ class DrawFaceControl(io.ComfyNode):
         return io.NodeOutput(drawn, draw_mask(points, size), pose_keypoints(points, size), ui=ui.PreviewImage(drawn, cls=cls))
 
 
-NODES = (FindLandmarks, DrawFaceControl)
+class IdentityToControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DeepExPoIdentityToControlNet",
+            display_name="Identity to ControlNet (InstantID)",
+            description="InstantID's ControlNet was trained to read the face's tokens where others read the prompt. Connect "
+            "this behind its Apply ControlNet: that ControlNet then sees the face, every other one keeps the prompt.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="From the Apply ControlNet of InstantID's ControlNet."),
+                io.Conditioning.Input(
+                    "negative", tooltip="From the same Apply ControlNet. Its ControlNet sees the tokens of no face."
+                ),
+                sockets.MEAF.Input("meaf", tooltip="The adapter that belongs to the ControlNet, InstantID's, from Load MEAF."),
+                sockets.Identity.Input(
+                    "identity", tooltip="The face that Apply MEAF has, too. One, or as many as there are latents."
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "positive_out", display_name="positive", tooltip="To the sampler, or to the next Apply ControlNet."
+                ),
+                io.Conditioning.Output(
+                    "negative_out", display_name="negative", tooltip="To the sampler, or to the next Apply ControlNet."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive, negative, meaf, identity) -> io.NodeOutput:
+        return io.NodeOutput(*identity_to_controlnet(positive, negative, meaf, identity))
+
+
+NODES = (FindLandmarks, DrawFaceControl, IdentityToControlNet)

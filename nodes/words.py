@@ -14,6 +14,7 @@ ALIASES = {
     "DeepExPoEncodeSemantics": "emotion, smile, facial expression, pose, face, photo, reference, liveportrait",
     "DeepExPoExpressionPresets": "emotion, emotions, smile, sad, angry, happy, expression sheet, batch, character sheet",
     "DeepExPoFindLandmarks": "mediapipe, face mesh, blendshapes, arkit, keypoints, detect face, expression",
+    "DeepExPoIdentityToControlNet": "instantid, controlnet, face tokens, cross attention, identitynet, faceid, kps, likeness",
     "DeepExPoLoadDSID": "face model, identity, expression, head pose, disentangle",
     "DeepExPoLoadIdentity": "open, library, saved face, person, character, likeness",
     "DeepExPoLoadMEAF": "ipadapter, faceid, instantid, adapter model, face model",

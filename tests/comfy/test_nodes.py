@@ -15,7 +15,7 @@ IDS = {
     "DeepExPoApplyMEAF", "DeepExPoCombineSemantics", "DeepExPoBlendSemantics", "DeepExPoBlendIdentities", "DeepExPoReenact",
     "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
     "DeepExPoLoadStarter", "DeepExPoSampleFace", "DeepExPoFindLandmarks", "DeepExPoDrawFaceControl",
-    "DeepExPoEditSemantics", "DeepExPoExpressionPresets",
+    "DeepExPoIdentityToControlNet", "DeepExPoEditSemantics", "DeepExPoExpressionPresets",
 }  # fmt: skip
 
 
@@ -195,11 +195,12 @@ def test_unknown_codes_are_refused_before_running(pack, name):
 
 
 def test_crop_face(pack):
-    crop, mask, found = pack.run("DeepExPoCropFace", image=picture(7, batch=2), detector="none", order="largest")
+    crop, mask, found, boxes = pack.run("DeepExPoCropFace", image=picture(7, batch=2), detector="none", order="largest")
     assert crop.shape == (2, 512, 512, 3) and mask.shape == (2, 48, 64) and found == 0
+    assert boxes == [[{"x": 0.0, "y": 0.0, "width": 64.0, "height": 48.0, "label": "face"}]] * 2
     region = torch.zeros(1, 48, 64)
     region[:, 10:20, 30:40] = 1
-    cropped, mask, _ = pack.run("DeepExPoCropFace", image=picture(7), detector="none", order="largest", mask=region)
+    cropped, mask, *_ = pack.run("DeepExPoCropFace", image=picture(7), detector="none", order="largest", mask=region)
     assert 0 < mask.sum() <= region.sum() and (mask * (1 - region)).sum() == 0
     assert not torch.equal(cropped, crop[:1])
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from rig.families import TINY, describe, randomise
 from rig.host import extra_nodes
-from rig.models import conditioning, latents, predict_noise
+from rig.models import conditioning, latents, predict_noise, tiny_controlnet
 from rig.pack import widget_defaults
 from studio import OFF, Studio, same
 
@@ -73,23 +72,9 @@ def test_before_and_after_another_patch(studio, other):
     assert torch.equal(studio.sample(other(studio.apply(**OFF))), studio.sample(other(studio.model)))
 
 
-def controlnet(studio):
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    config = describe(studio.family).model_config(TINY).unet_config
-    config = {**config, "hint_channels": 3, "dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
-    config.pop("out_channels")
-    network = comfy.cldm.cldm.ControlNet(**config)
-    randomise(network, 3)
-    cpu = torch.device("cpu")
-    return comfy.controlnet.ControlNet(network, load_device=cpu)
-
-
 def test_with_a_controlnet(studio):
     hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    control = controlnet(studio).set_cond_hint(hint, 0.7)
+    control = tiny_controlnet(studio.family).set_cond_hint(hint, 0.7)
     plain = studio.positive
     controlled = [[plain[0][0], {**plain[0][1], "control": control, "control_apply_to_uncond": True}]]
     noise = {

@@ -51,6 +51,20 @@ def repeat_draw(module: nn.Module, draw: Tensor) -> None:
         start = (start + count) % len(draw)
 
 
+def tiny_controlnet(family: str, seed: int = 3):
+    """What a ControlNet loader gives: for tiny_model(family), with random weights, its joins too."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    config = describe(family).model_config(TINY).unet_config
+    config = {**config, "hint_channels": 3, "dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+    config.pop("out_channels")
+    network = comfy.cldm.cldm.ControlNet(**config)
+    randomise(network, seed)
+    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+
+
 def conditioning(family: str, seed: int = 1, batch: int = 1, tokens: int = 77, widths: Widths = TINY) -> Conditioning:
     """What a text encoder gives as CONDITIONING for a model of these widths."""
     generator = torch.Generator().manual_seed(seed)
@@ -134,6 +148,24 @@ def diffusers_twin(model: ModelPatcher) -> UNet2DConditionModel:
     return twin.eval().requires_grad_(False)
 
 
+def controlnet_twin(control, twin: UNet2DConditionModel, config: dict):
+    """The same ControlNet with the same weights in diffusers. twin: of the model that it is for, config: its unet_config."""
+    from comfy.utils import unet_to_diffusers
+    from diffusers import ControlNetModel
+
+    weights = control.control_model.state_dict()
+    names = {theirs: ours for theirs, ours in unet_to_diffusers(config).items() if ours in weights}
+    hints = sorted({int(name.split(".")[1]) for name in weights if name.startswith("input_hint_block")})
+    places = ["conv_in", *(f"blocks.{i}" for i in range(len(hints) - 2)), "conv_out"]
+    joins = {f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(len(control.control_model.zero_convs))}
+    joins |= {f"controlnet_cond_embedding.{p}": f"input_hint_block.{i}" for p, i in zip(places, hints, strict=True)}
+    joins["controlnet_mid_block"] = "middle_block_out.0"
+    names |= {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in joins.items() for part in ("weight", "bias")}
+    other = ControlNetModel.from_unet(twin, conditioning_channels=3, load_weights_from_unet=False)
+    other.load_state_dict({name: weights[names[name]] for name in other.state_dict()}, strict=True)
+    return other.eval().requires_grad_(False)
+
+
 def diffusers_config(config: dict) -> dict:
     """ComfyUI's description of a U-Net -> the arguments of UNet2DConditionModel."""
     channels = [config["model_channels"] * factor for factor in config["channel_mult"]]
@@ -161,8 +193,13 @@ def diffusers_config(config: dict) -> dict:
 
 
 @torch.no_grad()
-def twin_noise(twin: UNet2DConditionModel, noisy: Tensor, timestep: int, positive: Conditioning) -> Tensor:
-    """predict_noise of the twin at cfg 1.0: noisy (B, 4, H, W) -> epsilon (B, 4, H, W)."""
+def twin_noise(
+    twin: UNet2DConditionModel, noisy: Tensor, timestep: int, positive: Conditioning, controlnet=None, **controlled
+) -> Tensor:
+    """predict_noise of the twin at cfg 1.0: noisy (B, 4, H, W) -> epsilon (B, 4, H, W).
+
+    controlled: what a diffusers ControlNet gets beside the latents: its context, map and strength.
+    """
     context, extra = positive[0]
     batch, _, height, width = noisy.shape
     size = [height * 8, width * 8]
@@ -170,4 +207,10 @@ def twin_noise(twin: UNet2DConditionModel, noisy: Tensor, timestep: int, positiv
     if extra["pooled_output"] is not None:
         time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=noisy.dtype).expand(batch, -1)
         added = {"text_embeds": extra["pooled_output"].expand(batch, -1), "time_ids": time_ids}
-    return twin(noisy, timestep, context.expand(batch, -1, -1), added_cond_kwargs=added).sample
+    down, mid = None, None
+    if controlnet is not None:
+        down, mid = controlnet(noisy, timestep, **controlled, added_cond_kwargs=added, return_dict=False)
+    return twin(
+        noisy, timestep, context.expand(batch, -1, -1), added_cond_kwargs=added,
+        down_block_additional_residuals=down, mid_block_additional_residual=mid,
+    ).sample  # fmt: skip
