@@ -37,7 +37,7 @@ def prepare(python: Path) -> int:
     install(python, torch, "--editable", ".[test]")
     requirements = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI") / "requirements.txt"
     if requirements.is_file():
-        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (see tests/conftest.py).
+        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (see tests/comfy/rig/stand_ins.py).
         if not version(python, "torchvision"):
             install(python, "--no-deps", TORCHVISION)
         install_listed(python, torch, requirements)

@@ -32,7 +32,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +171,7 @@ class Engine:
         is finished and saved; another signal seconds later stops at once.
         """
         done, total = start, self.settings.steps
-        with self._stop_signals() as signals, self._progress(start) as progress:
+        with closing(self.folder), self._stop_signals() as signals, self._progress(start) as progress:
             self._log.start(done)
             while done < total:
                 self._step, self._backwards = done, 0
@@ -192,7 +192,6 @@ class Engine:
                     self.say(f"stopped after step {done} of {total} ({STOPS[reason]}); the same command goes on from there")
                     break
         self.finished = done >= total
-        self.folder.close()
 
     def save(self, done: int) -> None:
         """Write the state after `done` steps, then delete the oldest. All processes call it. TrainingError when it cannot."""

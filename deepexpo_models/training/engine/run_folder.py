@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ...claims import claim, release
 from ...image import image_grid
 from .sharding import whole
 
@@ -26,7 +27,7 @@ PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "
 class RunFolder:
     """Writes what one run leaves behind. Only the main process has one that writes; `writes=False` makes every call nothing.
 
-    Raises ValueError when the folder cannot be made or written.
+    Raises ValueError when the folder cannot be made or written, or another process trains in it.
     """
 
     def __init__(self, out: str, writes: bool = True, tensorboard: bool = False):
@@ -34,14 +35,13 @@ class RunFolder:
         self.states = self.path / "states"
         self.writes = writes
         self.board = None
+        self._claim = ""
         if not writes:
             return
         try:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
             self.states.mkdir(exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
+            self._claim = claim(self.path)
         except OSError as error:
             raise ValueError(f"the run folder {out} cannot be written ({error.strerror}); choose another --out") from error
         self.board = _tensorboard(self.path) if tensorboard else None
@@ -100,9 +100,11 @@ class RunFolder:
             self.board.add_image(name, levels, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard, and leave the folder to other processes."""
         if self.board is not None:
             self.board.flush()
+        release(self._claim)
+        self._claim = ""
 
 
 class Averages:

@@ -135,7 +135,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait_until_ready(server: Server, timeout: float = 180) -> None:
+def _wait_until_ready(server: Server, timeout: float = 600) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
