@@ -59,8 +59,12 @@ def release(key: str) -> None:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Around the writing into a folder."""
-    key = claim(folder)
+    """Around the writing into a folder, made where missing. Raises ValueError where it cannot be written, or is claimed."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        key = claim(folder)
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be written ({error.strerror}); choose another --out") from error
     try:
         yield
     finally:

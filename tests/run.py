@@ -1,11 +1,13 @@
 """The one test command, the same on every system: python tests/run.py [options of pytest]
 
-Makes .venv beside the clone if it is not there, installs what the tests need, checks style and types, runs the tests, and
-prints how long each part took. A ComfyUI at COMFYUI_PATH or ~/ComfyUI is used if present; without one its tests are skipped,
-and the summary says so. Standard library alone.
+Makes an environment beside the clone if it is not there, installs what the tests need, checks style and types, runs the tests,
+and prints how long each part took. A ComfyUI at COMFYUI_PATH or ~/ComfyUI is used if present; without one its tests are
+skipped, and the summary says so. Each version of ComfyUI has an environment of its own, since their requirements exclude each
+other: .venv-0.3.64, .venv-0.33.0; without ComfyUI .venv. Standard library alone.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,10 +25,21 @@ CHECKS = (("style", "ruff", "check", "."), ("format", "ruff", "format", "--check
 
 
 def main(options: list[str]) -> int:
-    python = environment(ROOT / ".venv")
+    python = environment(ROOT / f".venv{comfyui_version()}")
     timed("installation", lambda: prepare(python))
     codes = [timed(name, lambda words=words: run(python, *words)) for name, *words in CHECKS]
     return max(codes) or timed("tests", lambda: run(python, "pytest", *options))
+
+
+def comfyui_folder() -> Path:
+    return Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser()
+
+
+def comfyui_version() -> str:
+    """As the end of a name: "-0.33.0"; "" where there is no ComfyUI, or none that tells."""
+    told = comfyui_folder() / "comfyui_version.py"
+    found = re.search(r'__version__ = "([\w.]+)"', told.read_text(encoding="utf-8")) if told.is_file() else None
+    return f"-{found[1]}" if found else ""
 
 
 def prepare(python: Path) -> int:
@@ -35,9 +48,9 @@ def prepare(python: Path) -> int:
         install(python, TORCH)
     torch = f"torch=={version(python, 'torch')}"  # no other package may bring another
     install(python, torch, "--editable", ".[test]")
-    requirements = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI") / "requirements.txt"
+    requirements = comfyui_folder() / "requirements.txt"
     if requirements.is_file():
-        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (see tests/comfy/rig/stand_ins.py).
+        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (tests/conftest.py)
         if not version(python, "torchvision"):
             install(python, "--no-deps", TORCHVISION)
         install_listed(python, torch, requirements)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..claims import claimed
 from .synthetic.shards import SHARD, write_shard
 
 
@@ -20,8 +21,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args(argv)
     jobs = [(arguments.out, i, arguments.seed, arguments.split, arguments.size) for i in range(arguments.shards)]
+    try:
+        with claimed(arguments.out):
+            _draw(jobs, arguments.workers)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _draw(jobs: list[tuple], workers: int) -> None:
     start = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(arguments.workers, torch.set_num_threads, (1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
         for done, _ in enumerate(pool.imap(_write, jobs), start=1):
             passed = time.monotonic() - start
             print(f"{done} of {len(jobs)} shards, {done * SHARD / passed:.0f} pictures a second", flush=True)

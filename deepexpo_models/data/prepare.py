@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..claims import claimed
 from ..faces.crop import SCALE, CropTransform, crop_face, points_in_crop
 from ..faces.detectors import Face
 from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
@@ -55,13 +56,19 @@ def prepare(
     """Crop all clips of a folder into another; whole ones that are there already are kept. The report tells what was skipped.
 
     detector: one of faces.CHOICES; "none" takes whole pictures. Raises ValueError for a detector that cannot be used, for
-    a folder without clips, for a folder_out within folder_in, and where folder_out was made with other settings.
+    a folder without clips, for a folder_out within folder_in, where folder_out was made with other settings, and while another
+    process writes there.
     """
     root, out = Path(folder_in), Path(folder_out)
     if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{out} lies within {root}, so crops would be taken for clips; choose another folder for them")
     opened, report = open_detector(detector, Path(insightface_root) if insightface_root else None), index_clips(root)
     settings = {"size": size, "detector": detector}
+    with claimed(out):
+        return _prepare_all(report, root, out, settings, opened)
+
+
+def _prepare_all(report: IndexReport, root: Path, out: Path, settings: dict, opened: OpenedDetector) -> IndexReport:
     done, skipped, taken = [], list(report.skipped), set()
     for clip in tqdm(report.clips, unit="clip"):
         target = out / clip.path.relative_to(root)
@@ -94,7 +101,8 @@ def _prepare_clip(clip: Clip, target: Path, settings: dict, opened: OpenedDetect
             labels[str(number)] = label
     if clip.captions:
         (partial / CAPTION).write_text(clip.captions[0], encoding="utf-8")
-    (partial / LABELS).write_text(json.dumps({"fps": clip.fps, "prepared": settings, "frames": labels}))
+    told = {"fps": clip.fps, **({"times": clip.times} if clip.times else {}), "prepared": settings, "frames": labels}
+    (partial / LABELS).write_text(json.dumps(told))
     os.replace(partial, target)
 
 

@@ -326,6 +326,30 @@ def test_a_state_with_other_parts_is_refused(tmp_path):
         run.engine.restore()
 
 
+TWO = """
+import sys
+sys.path[:0] = [{tests!r}]
+from toy_run import Run, settings
+run = Run(settings(sys.argv[1], steps=2))
+run.train(lambda step: (print("training", flush=True), sys.stdin.readline()))
+"""
+
+
+def test_a_second_training_in_a_folder_is_refused_and_the_first_goes_on(tmp_path):
+    """And where the first one has ended, however it ended, the next one may."""
+    command = [sys.executable, "-c", TWO.format(tests=str(Path(__file__).parent)), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert "training" in first.stdout.readline()
+        before = (tmp_path / "settings.json").read_bytes()
+        with pytest.raises(ValueError, match=f"is being written by process {first.pid} .* choose another --out"):
+            Engine(settings(tmp_path, steps=2))
+        assert (tmp_path / "settings.json").read_bytes() == before
+        first.communicate("\n\n")
+    assert first.returncode == 0 and Run(settings(tmp_path, steps=2)).train().engine.finished
+    Run(settings(tmp_path, steps=4)).train(lambda step: None)
+    assert latest_state(tmp_path / "states").name == "state-00000004"
+
+
 # Gradients
 
 

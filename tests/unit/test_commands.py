@@ -80,6 +80,22 @@ def test_no_package_may_bring_another_torch(calls, tmp_path, monkeypatch):
     assert listed[0] == "torch==2.9.0+cpu" and lists[-1] == ("torchsde", "einops")
 
 
+def test_each_comfyui_has_an_environment_of_its_own(calls, tmp_path, monkeypatch):
+    """Their requirements exclude each other; both can stand beside the clone."""
+    made = []
+    monkeypatch.setattr(run, "environment", lambda folder: made.append(folder.name) or Path("python"))
+    monkeypatch.setattr(run, "prepare", lambda python: 0)
+    for version in ("0.3.64", "0.33.0"):
+        folder = tmp_path / version
+        folder.mkdir()
+        (folder / "comfyui_version.py").write_text(f'# made by a build\n__version__ = "{version}"\n')
+        monkeypatch.setenv("COMFYUI_PATH", str(folder))
+        run.main([])
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "none"))
+    run.main([])
+    assert made == [".venv-0.3.64", ".venv-0.33.0", ".venv"]
+
+
 def test_a_failed_check_fails_the_run(calls, monkeypatch, capsys):
     """Tests are not begun then; what each part took is printed."""
     monkeypatch.setattr(run, "environment", lambda folder: Path("python"))

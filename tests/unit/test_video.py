@@ -2,6 +2,7 @@
 
 import json
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -279,6 +280,50 @@ def test_far_and_consecutive_pairs(collection):
     assert gap(far=1.0).max() > 22 and gap(far=1.0).min() >= 4
     assert gap(consecutive=True).unique().tolist() == [1]
     assert gap(min_gap_seconds=60).unique().tolist() == [29], "as far as the clip is long enough"
+
+
+def write_uneven(path: Path) -> list[float]:
+    """Frames 0 to 19 at 20 a second, then 20 to 29 at three a second; their times."""
+    av = pytest.importorskip("av")
+    times = [number / 20 for number in range(20)] + [1 + number / 3 for number in range(10)]
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = WIDTH, HEIGHT, "yuv420p", Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            picture = av.VideoFrame.from_ndarray(frame(number, 0), format="rgb24")
+            picture.pts, picture.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return times
+
+
+@pytest.mark.parametrize("how", ["av", "opencv", "prepared"])
+def test_pairs_are_seconds_apart_where_the_frame_rate_varies(tmp_path, monkeypatch, how):
+    """Its mean rate is 7.5 frames a second, which is right nowhere in it."""
+    times = np.array(write_uneven(tmp_path / "in" / "clip.mkv"))
+    if how == "opencv":
+        without_av(monkeypatch)
+    if how == "prepared":
+        prepare(tmp_path / "in", tmp_path / "out", 32, "none")
+    (clip,) = index_clips(tmp_path / ("out" if how == "prepared" else "in")).clips
+    assert clip.times == pytest.approx(times, abs=2e-3)
+    store, asked = FrameStore([clip], 16), []
+    frame_of = store.frame
+    monkeypatch.setattr(store, "frame", lambda clip, index: (asked.append(index), frame_of(clip, index))[1])
+    store.sample_pairs(200, seeded(), min_gap_seconds=0.5, far=0.0)
+    first, second = np.array(asked).reshape(-1, 2).T
+    gaps = np.abs(times[first] - times[second])
+    assert 0.499 < gaps.min() < 0.6 and 1.9 < gaps.max() < 2.001
+    assert (first < 20).any() and (second > 20).any() and abs((first < second).mean() - 0.5) < 0.1
+    asked.clear()
+    store.sample_pairs(20, seeded(), min_gap_seconds=60)
+    assert set(asked) == {0, 29}, "as far as the clip is long enough"
+
+
+def test_even_clips_keep_the_rate_and_the_draws_they_had(collection):
+    assert not any(clip.times for clip in collection[0])
 
 
 def test_a_batch_has_different_people_while_there_are_any(collection):

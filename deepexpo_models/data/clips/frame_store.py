@@ -127,22 +127,26 @@ class FrameStore:
         raise ValueError(f"{TRIES} clips in a row cannot be read, the last was {clip.path}: {reason}; repair or remove them")
 
     def _pair(self, clip: Clip, generator: Generator, gap_seconds: float, far: float, consecutive: bool) -> tuple:
-        count, fps = self._extent(clip)
+        count, fps, times = self._extent(clip)
         if clip.still:
             order = torch.randperm(count, generator=generator)[:2].tolist()
             first, second = order[0], order[-1]
+        elif times and not consecutive:
+            first, second = _draw_timed(times, gap_seconds, far, generator)
         else:
             first, second = _draw_pair(count, max(1, round(gap_seconds * fps)), far, consecutive, generator)
         (a, a_points, *_), (b, b_points, *labels) = self.frame(clip, first), self.frame(clip, second)
         person, still = torch.tensor(self._people[_key(clip)]), torch.tensor(first == second)
         return a, b, person, a_points, b_points, *labels, still, clip.caption(second)
 
-    def _extent(self, clip: Clip) -> tuple[int, float]:
-        """Frames that can be asked for, and frames a second among them."""
+    def _extent(self, clip: Clip) -> tuple[int, float, tuple[float, ...]]:
+        """Frames that can be asked for, frames a second among them, and their times where the rate varies."""
         if clip.frames:
-            return clip.count, clip.fps
+            return clip.count, clip.fps, clip.times
         film = self._film(clip)
-        return len(film.frames), clip.fps / max(1, film.numbers[1] - film.numbers[0])
+        known = film.numbers[-1] < len(clip.times)
+        times = tuple(clip.times[number] for number in film.numbers) if known else ()
+        return len(film.frames), clip.fps / max(1, film.numbers[1] - film.numbers[0]), times
 
     def _film(self, clip: Clip) -> _Film:
         if clip not in self._films:
@@ -217,6 +221,21 @@ def _draw_pair(count: int, gap: int, far: float, consecutive: bool, generator: G
     distance = low + _draw(high - low + 1, generator)
     first = _draw(count - distance, generator)
     pair = (first, first + distance)
+    return pair if _chance(generator) < 0.5 else pair[::-1]
+
+
+def _draw_timed(times: tuple[float, ...], gap: float, far: float, generator: Generator) -> tuple[int, int]:
+    """Two frames, in either order, drawn evenly from those that are gap to GAP_SPREAD * gap seconds apart (or, far, any time
+    above gap); where no two are, the first and the last."""
+    seconds = torch.tensor(times, dtype=torch.float64)
+    longest = float("inf") if _chance(generator) < far else GAP_SPREAD * gap
+    begin = torch.searchsorted(seconds, seconds + gap)
+    counts = (torch.searchsorted(seconds, seconds + longest, right=True) - begin).clamp(min=0)
+    ends, pair = counts.cumsum(0), (0, len(times) - 1)
+    if ends[-1]:
+        drawn = _draw(int(ends[-1]), generator)
+        first = int(torch.searchsorted(ends, drawn, right=True))
+        pair = (first, int(begin[first] + drawn - (ends[first] - counts[first])))
     return pair if _chance(generator) < 0.5 else pair[::-1]
 
 

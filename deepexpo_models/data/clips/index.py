@@ -3,7 +3,8 @@
 A person's id is what stands before the first "#" of a name (`id#video#start...`), else the first folder below the given
 one, else the clip's own name. Beside `clip.mp4` or the folder `clip` a file `clip.json`, or in the folder `labels.json`,
 may tell {"fps": 25, "frames": {"0": {"points": [[x, y], ... 5], "pose": [yaw, pitch, roll], "blendshapes": {name: share}}}}:
-pixels of the frame, degrees, ARKit's names (or "expression": {name: value}, by the names of drawn faces' factors).
+pixels of the frame, degrees, ARKit's names (or "expression": {name: value}, by the names of drawn faces' factors). A folder's
+may tell "times", the seconds of each frame, where their rate varies; a video's own time stamps do.
 `clip.txt`, or `caption.txt` in the folder, is a sentence about what it shows.
 """
 
@@ -35,6 +36,7 @@ class Clip:
     labels: dict[int, tuple[float, ...]] = field(default_factory=dict, repr=False)
     still: bool = False  # its frames are single photographs of the person, in no order of time
     captions: tuple[str, ...] = ()
+    times: tuple[float, ...] = field(default=(), repr=False)  # seconds of each frame; empty: evenly at fps
 
     def caption(self, index: int) -> str:
         """What the frame shows."""
@@ -134,11 +136,10 @@ def _take(make, path: Path, clips: list, skipped: list) -> None:
 def _frame_folder(folder: Path, frames: list[Path], root: Path, skipped: list) -> Clip:
     read_picture(frames[0])
     inside, beside = folder / LABELS, folder.parent / f"{folder.name}.json"
-    labels, fps = read_labels(inside if inside.is_file() else beside, skipped)
+    labels, fps, times = read_labels(inside if inside.is_file() else beside, skipped)
     caption = read_caption(folder / CAPTION, folder.parent / f"{folder.name}.txt")
-    return Clip(
-        folder, person_of(folder, root, folder.name), len(frames), fps or FPS, tuple(frames), labels, captions=_told(caption)
-    )  # fmt: skip
+    times, person = times if len(times) == len(frames) else (), person_of(folder, root, folder.name)
+    return Clip(folder, person, len(frames), fps or FPS, tuple(frames), labels, captions=_told(caption), times=times)
 
 
 def _video(path: Path, root: Path, skipped: list) -> Clip:
@@ -148,10 +149,11 @@ def _video(path: Path, root: Path, skipped: list) -> Clip:
         break
     else:
         raise Unreadable("no frame in it can be read")
-    count, fps = count_frames(path)
-    labels, told = read_labels(path.with_suffix(".json"), skipped)
+    count, fps, times = count_frames(path)
+    labels, told, _ = read_labels(path.with_suffix(".json"), skipped)
     caption = read_caption(path.with_suffix(".txt"))
-    return Clip(path, person_of(path, root, path.stem), count, told or fps, (), labels, captions=_told(caption))
+    times, person = () if told else times, person_of(path, root, path.stem)  # whoever tells a rate corrects the file's
+    return Clip(path, person, count, told or fps, (), labels, captions=_told(caption), times=times)
 
 
 def _told(caption: str) -> tuple[str, ...]:

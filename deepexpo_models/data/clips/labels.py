@@ -1,5 +1,6 @@
 """What files beside a clip say of its frames: points, pose, expression, captions."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -26,20 +27,24 @@ def points_in_square(points: Tensor, height: int, width: int) -> Tensor:
     return (points - corner) / side * 2 - 1
 
 
-def read_labels(path: Path, skipped: list) -> tuple[dict[int, tuple[float, ...]], float | None]:
-    """A JSON file -> what `Clip.labels` holds, and the fps where it tells one. A broken file counts as none and is told."""
+def read_labels(path: Path, skipped: list) -> tuple[dict[int, tuple[float, ...]], float | None, tuple[float, ...]]:
+    """A JSON file -> what `Clip.labels` holds, and the fps and `Clip.times` where it tells them. A broken file counts as none
+    and is told."""
     if not path.is_file():
-        return {}, None
+        return {}, None, ()
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         labels = {int(index): _label(entry) for index, entry in held.get("frames", {}).items()}
         fps = held.get("fps")
         if fps is not None and not 0 < float(fps) < math.inf:
             raise ValueError(f"fps is {fps}")
-        return labels, fps and float(fps)
+        times = tuple(float(time) for time in held.get("times", ()))
+        if any(not before < after < math.inf for before, after in itertools.pairwise(times)):
+            raise ValueError("times do not rise")
+        return labels, fps and float(fps), times
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         skipped.append((path, f"labels not used ({first_line(error)})"))
-        return {}, None
+        return {}, None, ()
 
 
 def read_caption(*places: Path) -> str:

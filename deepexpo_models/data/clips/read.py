@@ -1,7 +1,7 @@
 """How pictures and videos are read: whole pictures upright, frames one after another, by PyAV or OpenCV."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...image import bytes_to_model, model_to_bytes, resize
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FPS = 25.0  # where nothing tells it
+VARIES = 0.2  # share of a step between frames; containers round time stamps to milliseconds
 
 
 class Unreadable(Exception):
@@ -75,8 +76,9 @@ def _read_with_opencv(path: Path) -> Iterator[np.ndarray]:
         capture.release()
 
 
-def count_frames(path: Path) -> tuple[int, float]:
-    """Frames, counted without decoding them, and frames a second."""
+def count_frames(path: Path) -> tuple[int, float, tuple[float, ...]]:
+    """Frames, counted without decoding them, frames a second, and where the frame rate varies each frame's time in seconds
+    (else empty: the rate tells them)."""
     try:
         import av
     except ImportError:
@@ -84,19 +86,27 @@ def count_frames(path: Path) -> tuple[int, float]:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-            return count, float(stream.average_rate or FPS)
+            stamps = [packet.pts for packet in container.demux(stream) if packet.size > 0]
+            times = () if None in stamps else sorted(float(stamp * stream.time_base) for stamp in stamps)
+            return len(stamps), float(stream.average_rate or FPS), _uneven(times)
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise Unreadable(f"damaged video ({first_line(error)})") from error
 
 
-def _count_with_opencv(path: Path) -> tuple[int, float]:
+def _count_with_opencv(path: Path) -> tuple[int, float, tuple[float, ...]]:
     import cv2
 
-    capture = cv2.VideoCapture(str(path))
-    count = 0
+    capture, times = cv2.VideoCapture(str(path)), []
     while capture.grab():
-        count += 1
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
-    return count, fps if 0 < fps < math.inf else FPS
+    return len(times), fps if 0 < fps < math.inf else FPS, _uneven(times)
+
+
+def _uneven(times: Sequence[float]) -> tuple[float, ...]:
+    """Times that no frame rate tells: a step between them differs from the median step by more than VARIES of it."""
+    steps = np.diff(times) if len(times) > 2 else np.ones(1)
+    middle = np.median(steps)
+    varies = middle > 0 and np.abs(steps - middle).max() > VARIES * middle
+    return tuple(time - times[0] for time in times) if varies else ()

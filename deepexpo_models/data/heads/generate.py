@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ...claims import claimed
 from .model import HeadModel
 from .render import HeadRenderer
 from .shards import SHARD, SPLITS, render_shard, write_shard
@@ -51,7 +52,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _generate(options: argparse.Namespace) -> None:
     wanted = range(options.first, options.first + options.shards)
     left = [index for index in wanted if not (options.out / f"shard-{index:05d}").exists()]
-    options.out.mkdir(parents=True, exist_ok=True)
+    with claimed(options.out):
+        _render(options, wanted, left)
+
+
+def _render(options: argparse.Namespace, wanted: range, left: list[int]) -> None:
     context, start = multiprocessing.get_context("spawn"), time.monotonic()
     with context.Pool(min(options.workers, len(left)) or 1, _start, (options,)) as pool:
         bar = tqdm(pool.imap(_write, left), total=len(wanted), initial=len(wanted) - len(left), unit="shard")

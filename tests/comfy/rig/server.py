@@ -18,7 +18,7 @@ from pathlib import Path
 from . import host
 
 PACK_NAME = "ComfyUI-DeepExPo"
-NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", "tests", "runs", ".*_cache", ".venv", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", "tests", "runs", ".*_cache", ".venv*", "*.egg-info")
 
 
 @dataclass(frozen=True)
