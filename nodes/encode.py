@@ -1,5 +1,6 @@
 from comfy_api.latest import io
 
+from ..deepexpo_models.dsid.words import identity_line, semantics_line
 from ..deepexpo_models.faces import GAPS, RECOGNISERS
 from . import sockets
 from .comfy_host.codes import (
@@ -59,11 +60,12 @@ class EncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, dsid=None, recogniser=OWN, clip_vision=None, landmarks=None) -> io.NodeOutput:
-        if recogniser != OWN:
-            return io.NodeOutput(with_face_shape(recognise_identity(recogniser, image, clip_vision), landmarks))
-        if dsid is None:
+        if recogniser == OWN and dsid is None:
             raise ValueError("no DSID is connected to Encode Identity; connect one from Load DSID, or choose a recogniser")
-        return io.NodeOutput(with_face_shape(encode_identity(dsid, image), landmarks))
+        own = recogniser == OWN
+        code = encode_identity(dsid, image) if own else recognise_identity(recogniser, image, clip_vision)
+        identity = with_face_shape(code, landmarks)
+        return io.NodeOutput(identity, ui={"text": [identity_line(identity, len(image))]})
 
 
 class EncodeSemantics(io.ComfyNode):
@@ -117,10 +119,11 @@ class EncodeSemantics(io.ComfyNode):
     def execute(cls, dsid=None, image=None, landmarks=None, face_index=0, gaps=GAPS[0]) -> io.NodeOutput:
         if landmarks is not None:
             semantics, note = semantics_from(landmarks, face_index, gaps)
-            return io.NodeOutput(semantics, ui={"text": [note] if note else []})
+            return io.NodeOutput(semantics, ui={"text": [line for line in (semantics_line(semantics), note) if line]})
         if dsid is None or image is None:
             raise ValueError("nothing to encode: connect landmarks, or a DSID and an image, to Encode Semantics")
-        return io.NodeOutput(encode_semantics(dsid, image))
+        semantics = encode_semantics(dsid, image)
+        return io.NodeOutput(semantics, ui={"text": [semantics_line(semantics)]})
 
 
 class Reenact(io.ComfyNode):

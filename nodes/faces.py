@@ -1,9 +1,9 @@
 import logging
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..deepexpo_models.faces import CHOICES, GAPS, LANDMARKS, ORDERS, bounding_boxes, crop_faces
-from ..deepexpo_models.faces.crop import SCALE, SIZE
+from ..deepexpo_models.faces.crop import SCALE, SIZE, FaceCrops
 from . import sockets
 from .comfy_host.folders import insightface_roots
 from .sockets import schema
@@ -17,6 +17,7 @@ class CropFace(io.ComfyNode):
         return schema(
             node_id="DeepExPoCropFace",
             display_name="Crop Face",
+            has_intermediate_output=True,
             description="Finds a face and cuts out a square around it, as the encoders expect it.",
             inputs=[
                 io.Image.Input("image", tooltip="One photo or a batch of photos."),
@@ -76,7 +77,12 @@ class CropFace(io.ComfyNode):
         for note in found.notes:
             logger.info("DeepExPo: %s", note)
         boxes = bounding_boxes(found.faces)
-        return io.NodeOutput(found.crops, found.masks, min(found.counts), boxes, ui={"text": list(found.notes)})
+        return io.NodeOutput(found.crops, found.masks, min(found.counts), boxes, ui=shown(found, cls))
+
+
+def shown(found: FaceCrops, cls) -> dict:
+    """The crops, and what was found, on the node."""
+    return {**ui.PreviewImage(found.crops, cls=cls).as_dict(), "text": found.summary()}
 
 
 NODES = (CropFace,)

@@ -19,7 +19,7 @@ class LoadDSID(io.ComfyNode):
                 io.Combo.Input(
                     "dsid_name",
                     options=weight_names("dsid"),
-                    tooltip="A DSID file in models/deepexpo, or one that came with the pack. DSID files are listed first.",
+                    tooltip="A DSID file in models/deepexpo, or one that came with the pack.",
                 ),
             ],
             outputs=[sockets.DSID.Output("dsid", display_name="DSID", tooltip="Connect to the encode nodes.")],
@@ -52,8 +52,8 @@ class LoadMEAF(io.ComfyNode):
                 io.Combo.Input(
                     "meaf_name",
                     options=meaf_names(),
-                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack. MEAF files are listed first, "
-                    "public adapters last: those in models/ipadapter and models/instantid.",
+                    tooltip="A MEAF file in models/deepexpo, or one that came with the pack; then "
+                    "public adapters: those in models/ipadapter and models/instantid.",
                 ),
                 io.Combo.Input(
                     "kind",

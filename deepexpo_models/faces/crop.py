@@ -1,5 +1,7 @@
 """Square crops around faces, and the faces' place in the picture as a mask."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from .landmarks import faces_in_pictures
 SCALE = 1.8  # crop side over face box side: the whole head, hair included
 MAX_SCALE = 10  # an input that is linked knows no widget's bounds
 SIZE = 512  # pixels of a crop in a batch
+PICTURE = re.compile(r"^image \d+ of \d+: ")  # what a note begins with
 LANDMARKS = "landmarks"  # as a detector: faces that a landmarker has found
 
 
@@ -37,6 +40,11 @@ class FaceCrops:
     notes: tuple[str, ...]  # one sentence per picture with a face, and one about those without
     faces: tuple[Face, ...]
     transforms: tuple[CropTransform, ...]
+
+    def summary(self) -> list[str]:
+        """What the notes say, each once, with the number of pictures where that is more than one."""
+        said = Counter(PICTURE.sub("", note) for note in self.notes)
+        return [f"{what} ({number} pictures)" if number > 1 else what for what, number in said.items()]
 
 
 def crop_face(

@@ -162,9 +162,9 @@ def _fallback(opened: OpenedDetector, mask: Tensor | None) -> str:
 
 def _no_face(opened: OpenedDetector, mask: Tensor | None, name: str) -> str:
     if mask is not None:
-        return f"no face found inside the mask of {name}; choose detector 'auto' or 'none' to use the mask's box"
+        return f"no face found inside the mask of {name}; choose detector 'auto', which then takes the mask's box"
     skipped = "".join(f" ({other} is not available: {reason})" for other, reason in opened.unavailable.items())
-    return f"no face found in {name}; use a clearer picture, choose detector 'none' or draw a mask{skipped}"
+    return f"no face found in {name}; use a clearer picture or draw a mask (detector 'none' is for drawings){skipped}"
 
 
 def _count(faces: list[Face]) -> str:

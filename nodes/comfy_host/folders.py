@@ -21,10 +21,10 @@ def register_folder() -> None:
 
 
 def weight_names(kind: str) -> list[str]:
-    """All names in the model folders: first those of this kind (read from content), last those that cannot be read. Another
-    kind is refused on loading."""
+    """Names in the model folders: those of this kind (read from content), then those that cannot be read, of which loading says
+    why. Another kind is not listed."""
     kinds = {name: kind_of(folder_paths.get_full_path(FOLDER, name) or name) for name in names_in(FOLDER)}
-    return sorted(kinds, key=lambda name: (kinds[name] != kind, not kinds[name], name))
+    return sorted((name for name in kinds if kinds[name] in (kind, "")), key=lambda name: (not kinds[name], name))
 
 
 def weight_path(name: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import random_weights
-from rig.pack import DSID_CONFIG, the_pack, weights_folder
+from rig.pack import DSID_CONFIG, the_pack, weights_folder, widget_defaults
 
 ROOT = Path(__file__).parents[2]
 IDS = {
@@ -91,7 +91,7 @@ def test_a_missing_sample_is_one_sentence(pack, monkeypatch, tmp_path):
         pack.run("DeepExPoSampleFace", which="person_1")
 
 
-def test_folder_lists_files_of_the_kind_first(pack, dsid):
+def test_folder_lists_files_of_the_kind_and_last_what_cannot_be_read(pack, dsid):
     folders = pack.module("nodes.comfy_host.folders")
     (weights_folder() / "not_ours.safetensors").write_bytes(b"nothing")
     import folder_paths
@@ -99,8 +99,11 @@ def test_folder_lists_files_of_the_kind_first(pack, dsid):
     getattr(folder_paths, "filename_list_cache", {}).clear()  # 0.3.64 looks at most every 250 ms
     kinds = {kind: folders.weight_names(kind) for kind in ("dsid", "meaf")}
     (weights_folder() / "not_ours.safetensors").unlink()
-    assert "dsid" in kinds["dsid"][0] and "meaf" in kinds["meaf"][0]
-    assert sorted(kinds["dsid"]) == sorted(kinds["meaf"]) and "not_ours.safetensors" in kinds["dsid"]
+    assert all(names[-1] == "not_ours.safetensors" for names in kinds.values())
+    shipped = {"dsid": {"photo-dsid.safetensors", "starter-dsid.safetensors"}, "meaf": {"starter-meaf.safetensors"}}
+    assert all(shipped[kind] <= set(names) for kind, names in kinds.items())
+    assert set(kinds["dsid"]) & set(kinds["meaf"]) == {"not_ours.safetensors"}
+    assert not {"judge.safetensors", "head.safetensors", "starter-base.safetensors"} & {*kinds["dsid"], *kinds["meaf"]}
 
 
 def test_wrong_files_are_refused_in_one_sentence(pack, dsid):
@@ -219,3 +222,24 @@ def test_workflows_use_core_nodes_and_ours(pack):
         used = {node["class_type"] for node in json.loads(path.read_text()).values()}
         extras = {"SolidMask", "MaskComposite"}  # core, from comfy_extras, which is loaded by the server only
         assert used <= core | IDS | extras, path.name
+
+
+def test_nodes_show_what_they_made(pack, dsid):
+    """Crops as pictures, and lines that web/js/nodes.js puts at the node's foot."""
+    crop = shown(pack, "DeepExPoCropFace", image=picture(7, batch=2), detector="none", order="largest")
+    assert len(crop["images"]) == 2 and crop["text"] == ["the picture is used as it is, without a detector (2 pictures)"]
+    (who,) = shown(pack, "DeepExPoEncodeIdentity", dsid=dsid, image=picture(7, batch=2))["text"]
+    assert who.startswith("1 identity from 2 pictures, by DSID")
+    (how,) = shown(pack, "DeepExPoEncodeSemantics", dsid=dsid, image=picture(7, batch=2))["text"]
+    assert how.startswith("2 codes by DSID") and "the first: yaw" in how
+    (dsid_line,) = shown(pack, "DeepExPoLoadDSID", dsid_name="starter-dsid.safetensors")["text"]
+    assert dsid_line
+    code = pack.run("DeepExPoEncodeIdentity", dsid=dsid, image=picture(7))
+    saved = shown(pack, "DeepExPoSaveIdentity", identity=code, picture=picture(7))
+    assert saved["text"][0].startswith("deepexpo/identity") and len(saved["images"]) == 1
+
+
+def shown(pack, node_id: str, **inputs) -> dict:
+    node = pack.loaded.nodes[node_id]
+    ui = node.execute(**{**widget_defaults(node), **inputs}).ui
+    return ui if isinstance(ui, dict) else ui.as_dict()
