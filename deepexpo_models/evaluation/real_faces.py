@@ -20,8 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..dsid import DSID, load_dsid
-from ..dsid.rotation import geodesic_angle, matrix_to_euler, rotation_to_matrix
-from ..head import ARKIT52
+from ..dsid.codes import Semantics
+from ..dsid.edit import ARKIT
+from ..dsid.mesh import Framing, face_points
+from ..dsid.rotation import geodesic_angle, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
+from ..head import ARKIT52, load_basis
+from ..head.openings import LIDS, LIPS, measure
+from ..head.retarget import face_height, to_canonical
 from .real_frames import Landmarker, RealFrames, collect, load_frames, save_frames
 from .tables import write_table
 
@@ -43,6 +48,7 @@ YAW_BINS = ((0, 10), (10, 20), (20, 30), (30, 90))  # degrees
 MOVING = 20, 0.5  # frames of a clip, and share of the whole spread, from which on a factor counts as moving in it
 RIDGE = 0.05  # share of the codes' variance
 CHUNK = 64
+MAP_SIDE = 512  # pixels
 
 
 def factors_of(units: Tensor) -> Tensor:
@@ -117,12 +123,39 @@ def ridge(codes: Tensor, targets: Tensor, clip: Tensor) -> Tensor:
     return found
 
 
+def map_points(rotation: Tensor, units: Tensor) -> Tensor:
+    """rotation (N, 3, 3), units (N, 52) -> the points that Draw Face Control draws for them on the average face, (N, 478, 3) in
+    face heights."""
+    count, basis = len(units), load_basis()
+    nothing = units.new_zeros(count, 1)
+    semantics = Semantics(units, matrix_to_rotation(rotation), nothing.expand(-1, 2), nothing, ARKIT)
+    points = face_points(None, semantics, basis, (MAP_SIDE, MAP_SIDE))
+    return points / (MAP_SIDE * Framing().height)
+
+
+def map_row(found: Tensor, true: Tensor) -> dict[str, float]:
+    """Two maps' points (N, 478, 3) in face heights -> mean distance of the points in the picture, and mean differences of the
+    gaps of lips and lids in the face's own frame."""
+    basis = load_basis()
+    gaps = [measure(to_canonical(points, basis).shape) / face_height(basis.points) for points in (found, true)]
+    off = (gaps[0] - gaps[1]).abs()
+    return {
+        "points": (found - true)[..., :2].norm(dim=-1).mean().item(),
+        "lips' gap": off[:, LIPS].mean().item(),
+        "lids' gap": off[:, LIDS].mean().item(),
+    }
+
+
 def tables(frames: RealFrames, models: dict[str, DSID]) -> dict[str, list[dict]]:
-    """Name of a table -> its rows: `rotation` and `expression` over all frames, `clips` file by file."""
+    """Name of a table -> its rows: `rotation`, `expression` and `map` over all frames, `clips` file by file. `map`: how far the
+    control map that a DSID alone draws is from the one that the landmarker's numbers draw."""
     true = factors_of(frames.units)
     constant = best_turn(torch.eye(3).expand(len(true), 3, 3), frames.rotation).expand(len(true), 3, 3)
     rotation = [{"reader": "constant, the mean pose", **rotation_row(constant, frames.rotation, frames.clip)}]
     expression, clips = [], []
+    drawn = map_points(frames.rotation, frames.units)
+    mean = frames.units.mean(0, keepdim=True).expand_as(frames.units)
+    maps = [{"reader": "constant, the mean face", **map_row(map_points(constant, mean), drawn)}]
     for name, model in models.items():
         turns, codes = read_codes(model, frames.crops)
         told = model.readout is not None
@@ -134,13 +167,17 @@ def tables(frames: RealFrames, models: dict[str, DSID]) -> dict[str, list[dict]]
             expression.append(
                 {"reader": f"{name}, by ridge", **_flat(factor_row(ridge(codes, true, frames.clip), true, frames.clip))}
             )
+        if told:
+            maps.append({"reader": name, **map_row(map_points(turns, model.readout.arkit52(codes)), drawn)})
         clips += [_clip_row(name, file, m, turns, found, frames, true) for file, m in _by_file(frames)]
     again = frames.again_rotation, frames.again_units
     jitter = [rotation_row(again[0][:, i], frames.rotation, frames.clip) for i in range(again[0].shape[1])]
     rotation.append({"reader": "landmarker, moved", **{key: float(np.mean([row[key] for row in jitter])) for key in jitter[0]}})
     same = [_flat(factor_row(factors_of(again[1][:, i]), true, frames.clip)) for i in range(again[1].shape[1])]
     expression.append({"reader": "landmarker, moved", **{key: float(np.mean([row[key] for row in same])) for key in same[0]}})
-    return {"rotation": rotation, "expression": expression, "clips": clips}
+    moved = [map_row(map_points(again[0][:, i], again[1][:, i]), drawn) for i in range(again[0].shape[1])]
+    maps.append({"reader": "landmarker, moved", **{key: float(np.mean([row[key] for row in moved])) for key in moved[0]}})
+    return {"rotation": rotation, "expression": expression, "map": maps, "clips": clips}
 
 
 def _clip_row(name: str, file: str, rows: Tensor, turns: Tensor, found: Tensor, frames: RealFrames, true: Tensor) -> dict:

@@ -115,3 +115,18 @@ def test_the_report_on_rendered_heads_is_written(model, tmp_path):
     rendered_heads.main(["--heads", str(heads), "--dsid", str(tmp_path / "photo.safetensors"), "--out", str(tmp_path / "out")])
     (row,) = json.loads((tmp_path / "out/rotation.json").read_text())
     assert row["reader"] == "photo" and 0 < row["degrees"] < 120
+
+
+def test_equal_codes_draw_equal_maps_and_an_open_jaw_opens_the_lips(frames):
+    points = real_faces.map_points(frames.rotation, frames.units)
+    assert points.shape == (COUNT, 478, 3)
+    assert max(real_faces.map_row(points, points).values()) == 0
+    rest, straight = torch.zeros(COUNT, len(ARKIT52)), torch.eye(3).expand(COUNT, 3, 3)
+    jaw = rest.clone()
+    jaw[:, ARKIT52.index("jawOpen")] = 1
+    row = real_faces.map_row(real_faces.map_points(straight, jaw), real_faces.map_points(straight, rest))
+    upper, lower = (real_faces.map_points(straight[:1], jaw[:1])[0, point, 1] for point in (13, 14))
+    closed = [real_faces.map_points(straight[:1], rest[:1])[0, point, 1] for point in (13, 14)]
+    gap = (lower - upper) - (closed[1] - closed[0])
+    assert row["lips' gap"] == pytest.approx(gap.item(), rel=0.1) and gap > 0.1
+    assert row["lids' gap"] < 0.002 < row["points"] < row["lips' gap"]
