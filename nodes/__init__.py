@@ -2,11 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, edit, encode, faces, library, loaders, photo, presets, starter
+from . import apply, edit, encode, faces, library, loaders, photo, presets, starter, studio
 from .comfy_host.adapters import register_adapter_folders
 from .comfy_host.folders import register_folder
 
-MODULES = (loaders, faces, photo, encode, edit, presets, library, apply, starter)
+MODULES = (loaders, faces, photo, encode, edit, presets, library, apply, starter, studio)
 
 
 class DeepExPoExtension(ComfyExtension):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .words import aliases
 
@@ -12,6 +12,7 @@ DSID = io.Custom("DEEPEXPO_DSID")
 MEAF = io.Custom("DEEPEXPO_MEAF")
 Identity = io.Custom("DEEPEXPO_IDENTITY")
 Semantics = io.Custom("DEEPEXPO_SEMANTICS")
+Sheet = io.Custom("DEEPEXPO_SHEET")
 Landmarks = io.Custom("FACE_LANDMARKS")  # as ComfyUI's core names it since 0.23
 BoundingBox = io.Custom("BOUNDING_BOX")
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
@@ -33,3 +34,13 @@ def folded(socket: io.Input) -> io.Input:
     """The input behind "show advanced inputs", where the frontend has that; ComfyUI 0.3.64 passes what it does not know."""
     socket.extra_dict = {**(socket.extra_dict or {}), "advanced": True}
     return socket
+
+
+def shown(picture, text: str, cls: type[io.ComfyNode]) -> dict:
+    """For NodeOutput's ui: a picture (B, H, W, 3) on the node, and a text for those who ask the server."""
+    return {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": [text]}
+
+
+def numbered(name: str, numbers: tuple[int, ...], inputs: dict) -> list:
+    """What is connected to the inputs name_2, name_3, ..., in order."""
+    return [value for number in numbers if (value := inputs.get(f"{name}_{number}")) is not None]

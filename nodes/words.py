@@ -10,6 +10,7 @@ ALIASES = {
     "DeepExPoDrawFaceControl": "controlnet, openpose, mediapipe, face map, pose, emotion, retarget, liveportrait, kps, depth",
     "DeepExPoEditSemantics": "expression editor, liveportrait, sliders, emotion, smile, wink, laugh, sad, angry, blink, gaze, "
     "head pose, turn head, yaw, pitch, roll, facs, arkit, blendshapes, face, portrait",
+    "DeepExPoDrawSheet": "grid, contact sheet, xy plot, labels, compare, collage, face",
     "DeepExPoEncodeIdentity": "faceid, face embedding, embeds, likeness, person, photo, portrait, arcface, instantid",
     "DeepExPoEncodeSemantics": "emotion, smile, facial expression, pose, face, photo, reference, liveportrait",
     "DeepExPoExpressionPresets": "emotion, emotions, smile, sad, angry, happy, expression sheet, batch, character sheet",
@@ -20,10 +21,13 @@ ALIASES = {
     "DeepExPoLoadMEAF": "ipadapter, faceid, instantid, adapter model, face model",
     "DeepExPoLoadSemantics": "open, library, saved expression, emotion, head pose, smile",
     "DeepExPoLoadStarter": "checkpoint, demo model, small model, cartoon",
+    "DeepExPoMeasure": "similarity, likeness, score, face distance, evaluate, identity leak, compare faces, plot, expression",
+    "DeepExPoPairSheet": "xy plot, grid, batch, matrix, contact sheet, expression sheet, character sheet, all combinations",
     "DeepExPoReenact": "reenactment, liveportrait, animate face, talking head, expression",
     "DeepExPoSampleFace": "example picture, demo, test image, portrait, person, photo, expression",
     "DeepExPoSaveIdentity": "export, library, keep face, person, character, likeness",
     "DeepExPoSaveSemantics": "export, library, keep expression, emotion, head pose, smile",
+    "DeepExPoSmoothSemantics": "video, clip, jitter, flicker, stabilise, one euro, filter, animation, expression, head pose",
 }
 
 

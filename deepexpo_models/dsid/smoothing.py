@@ -11,17 +11,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..panels import Strip, draw_strips
 from .codes import Semantics
 from .rotation import (
     axis_angle_to_matrix,
     geodesic_angle,
     matrix_to_axis_angle,
+    matrix_to_euler,
     matrix_to_rotation,
     rotation_to_matrix,
     scale_rotation,
 )
 
-BETA = {"expression": 3.0, "rotation": 1.0, "translation": 3.0, "log_scale": 3.0}  # cutoff in Hz per unit (radian) a second
+BETA = {
+    "expression": 3.0,
+    "rotation": 1.0,
+    "translation": 3.0,
+    "log_scale": 3.0,
+    "openings": 3.0,
+}  # Hz per unit (radian) a second
 SPEED_CUTOFF = 1.0  # Hz, of the speed's own low pass: the paper's
 HIGHEST, LOWEST = 12.0, 0.3  # Hz: the minimum cutoff at strengths just above 0 and at 1
 
@@ -40,7 +48,7 @@ def smooth_semantics(semantics: Semantics, strength: float, frames_per_second: f
     minimum = HIGHEST * (LOWEST / HIGHEST) ** strength
     plain = {
         name: _both_ways(getattr(semantics, name).double(), minimum, BETA[name], frames_per_second).to(getattr(semantics, name))
-        for name in ("expression", "translation", "log_scale")
+        for name in ("expression", "translation", "log_scale", *semantics.extras())
     }
     rotation = _smooth_rotations(rotation_to_matrix(semantics.rotation.double()), minimum, frames_per_second)
     return replace(semantics, rotation=matrix_to_rotation(rotation).to(semantics.rotation), **plain)
@@ -59,6 +67,36 @@ def jitter(semantics: Semantics) -> dict[str, float]:
         "expression": bends.mean().item(),
         "rotation": torch.rad2deg(geodesic_angle(steps[:-1], steps[1:])).mean().item(),
     }
+
+
+def describe_smoothing(before: Semantics, after: Semantics) -> str:
+    """The jitter of a clip before and after, in a line."""
+    was, now = jitter(before), jitter(after)
+    return (
+        f"jitter of {len(before.expression)} frames: expression {was['expression']:.4f} -> {now['expression']:.4f}, head "
+        f"{was['rotation']:.2f} -> {now['rotation']:.2f} degrees"
+    )
+
+
+def plot_smoothing(before: Semantics, after: Semantics) -> Tensor:
+    """The head's angles, and the expression number that moves most, before (pale) and after -> (1, H, W, 3) in [0, 1]."""
+    angles = [matrix_to_euler(rotation_to_matrix(code.rotation.float())).T for code in (before, after)]
+    column = int(before.expression.float().var(0, correction=0).argmax())
+    moving = [code.expression[:, column].float() for code in (before, after)]
+    curves = {f"{name}, degrees": (angles[0][n], angles[1][n]) for n, name in enumerate(("yaw", "pitch", "roll"))}
+    curves["the expression number that moves most"] = tuple(moving)
+    return draw_strips([
+        Strip(title, tuple(curve.tolist() for curve in pair), min(map(_low, pair)), max(map(_high, pair)))
+        for title, pair in curves.items()
+    ])  # fmt: skip
+
+
+def _low(curve: Tensor) -> float:
+    return curve.min().item()
+
+
+def _high(curve: Tensor) -> float:
+    return curve.max().item()
 
 
 def _both_ways(x: Tensor, minimum: float, beta: float, rate: float) -> Tensor:

@@ -16,6 +16,7 @@ IDS = {
     "DeepExPoSaveIdentity", "DeepExPoLoadIdentity", "DeepExPoSaveSemantics", "DeepExPoLoadSemantics",
     "DeepExPoLoadStarter", "DeepExPoSampleFace", "DeepExPoFindLandmarks", "DeepExPoDrawFaceControl",
     "DeepExPoIdentityToControlNet", "DeepExPoEditSemantics", "DeepExPoExpressionPresets",
+    "DeepExPoSmoothSemantics", "DeepExPoPairSheet", "DeepExPoDrawSheet", "DeepExPoMeasure",
 }  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "deepexpo_models"
 ORDER = (
-    "errors", "layers", "image", "weights", "faces", "head", "dsid", "data", "meaf", "starter", "importers", "pipeline",
-    "evaluation", "training",
+    "errors", "layers", "image", "panels", "weights", "faces", "head", "dsid", "data", "meaf", "starter", "importers",
+    "pipeline", "evaluation", "training",
 )  # fmt: skip
 HEAVY = {"diffusers", "accelerate"}
 HEAVY_ALLOWED = ("meaf/diffusers_host.py", "starter/diffusers_host.py", "pipeline/", "evaluation/", "training/")

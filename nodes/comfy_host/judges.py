@@ -1,0 +1,132 @@
+"""Who measures pictures in ComfyUI: the judges that are at hand here, each optional."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ...deepexpo_models.dsid.mesh import semantics_of
+from ...deepexpo_models.evaluation.likeness import Seen
+from ...deepexpo_models.faces import RECOGNISERS, open_recogniser
+from ...deepexpo_models.faces.landmarks import find_landmarks, track_face
+from ...deepexpo_models.head import load_basis
+from ...deepexpo_models.image import comfy_to_model, resize
+from .folders import PACK_WEIGHTS, insightface_roots
+from .landmarks import landmarker
+from .memory import LoadedDSID, run_in_batches
+
+AUTO, DSID, DRAWINGS, LANDMARKS = "auto", "dsid", "drawings", "landmarks"
+IDENTITY_JUDGES = (AUTO, *RECOGNISERS, DSID, DRAWINGS)
+EXPRESSION_JUDGES = (AUTO, LANDMARKS, DSID, DRAWINGS)
+NAMES = {
+    LANDMARKS: "face landmarker",
+    DRAWINGS: "our judge of drawn faces",
+    **{name: f"insightface {name}" for name in RECOGNISERS},
+}
+DRAWN_FILE = "judge.safetensors"
+SURE = 0.5  # of a face, for the landmarker
+
+Judge = Callable[[str], Seen]  # role -> what is seen of that role's pictures
+
+
+def judge_all(
+    pictures: Mapping[str, Tensor], landmarks: Mapping[str, dict], dsid: LoadedDSID | None, identity: str, expression: str
+) -> tuple[dict[str, Seen], tuple[str, str]]:
+    """Pictures by role (B, H, W, 3) in [0, 1], `made` among them -> what is seen of each, and the judges' names.
+
+    landmarks: FACE_LANDMARKS of roles that have them. auto takes the first judge that is at hand and finds a face in every
+    photo. Raises ValueError, in one sentence, where none is.
+    """
+    who, names = {}, []
+    for choice, options, part in ((identity, IDENTITY_JUDGES, "identity"), (expression, EXPRESSION_JUDGES, "expression")):
+        name, who[part] = _first(options[1:] if choice == AUTO else (choice,), pictures, landmarks, dsid, part)
+        names.append(NAMES.get(name) or str(dsid.encoder))
+    seen = {
+        role: Seen(who["identity"][role].identity, who["expression"][role].expression, who["expression"][role].rotation)
+        for role in pictures
+    }
+    return seen, tuple(names)
+
+
+def _first(options, pictures, landmarks, dsid, part: str) -> tuple[str, dict[str, Seen]]:
+    reasons = []
+    for name in options:
+        try:
+            judge = _opened(name, pictures, landmarks, dsid)
+            seen = {role: judge(role) for role in pictures}
+            _require_faces(seen, part)
+            return name, seen
+        except Exception as error:  # optional packages raise anything
+            reasons.append(f"{NAMES.get(name, name)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    raise ValueError(f"nothing here can judge the {part} of these pictures ({'; '.join(reasons)})")
+
+
+def _require_faces(seen: Mapping[str, Seen], part: str) -> None:
+    for role, found in seen.items():
+        rows = getattr(found, part).isnan().any(1)
+        if rows.all() or (role != "made" and rows.any()):
+            number = int(rows.nonzero()[0]) + 1
+            raise ValueError(f"no face in picture {number} of {len(rows)} of {'image' if role == 'made' else role}")
+
+
+def _opened(name: str, pictures: Mapping[str, Tensor], landmarks: Mapping[str, dict], dsid: LoadedDSID | None) -> Judge:
+    if name in RECOGNISERS:
+        recognise = open_recogniser(name, insightface_roots())
+        return lambda role: Seen(identity=_rows(recognise, pictures[role]))
+    if name == LANDMARKS:
+        return lambda role: _by_landmarks(landmarks.get(role) or find_landmarks(landmarker(1, SURE), pictures[role]))
+    if name == DRAWINGS:
+        return _drawn_judge(pictures)
+    if dsid is None:
+        raise ValueError("no DSID is connected")
+    return lambda role: _by_dsid(dsid, pictures[role])
+
+
+def _rows(recognise, images: Tensor) -> Tensor:
+    """One embedding per picture (B, 512), NaN where it finds no face."""
+    found = []
+    for image in images:
+        try:
+            found.append(recognise(image[None]).embeddings[0])
+        except ValueError:
+            found.append(torch.full((512,), torch.nan))
+    return torch.stack(found)
+
+
+def _by_landmarks(landmarks: dict) -> Seen:
+    frames = landmarks["frames"]
+    with_face = [number for number, faces in enumerate(frames) if len(faces)]
+    if not with_face:
+        raise ValueError("no face found in these pictures")
+    codes = semantics_of(track_face({**landmarks, "frames": [frames[n] for n in with_face]}), load_basis())
+    return Seen(
+        expression=_scattered(codes.expression, with_face, len(frames)),
+        rotation=_scattered(codes.rotation, with_face, len(frames)),
+    )
+
+
+def _scattered(rows: Tensor, places: list[int], count: int) -> Tensor:
+    whole = rows.new_full((count, rows.shape[1]), torch.nan)
+    whole[places] = rows
+    return whole
+
+
+def _by_dsid(dsid: LoadedDSID, image: Tensor) -> Seen:
+    crops = resize(comfy_to_model(image), dsid.config.image_size)
+    codes = run_in_batches(dsid, lambda model, x: {"identity": model.encode_identity(x), **model.encode_semantics(x)}, crops)
+    return Seen(codes["identity"], codes["expression"], codes["rotation"])
+
+
+def _drawn_judge(pictures: Mapping[str, Tensor]) -> Judge:
+    from ...deepexpo_models.data.synthetic import EXPRESSION
+    from ...deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
+    from ...deepexpo_models.evaluation.judges.drawn import judged, load_judge, to_share
+
+    judge = load_judge(PACK_WEIGHTS / DRAWN_FILE)
+
+    def seen(role: str) -> Seen:
+        found = judged(judge, comfy_to_model(pictures[role]).cpu())
+        rotation = matrix_to_rotation(euler_to_matrix(found.pose[:, :3]))
+        return Seen(found.identity, (to_share(found.expression, EXPRESSION) + 1) / 2, rotation)
+
+    return seen
