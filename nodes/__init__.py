@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import apply, edit, encode, faces, library, loaders, photo, presets, starter, studio
 from .comfy_host.adapters import register_adapter_folders
 from .comfy_host.folders import register_folder
+from .comfy_host.routes import add_routes
 
 MODULES = (loaders, faces, photo, encode, edit, presets, library, apply, starter, studio)
 
@@ -17,4 +18,5 @@ class DeepExPoExtension(ComfyExtension):
 async def comfy_entrypoint() -> DeepExPoExtension:
     register_folder()
     register_adapter_folders()
+    add_routes()
     return DeepExPoExtension()

@@ -1,6 +1,7 @@
 from comfy_api.latest import io, ui
 
 from ..deepexpo_models.dsid import load_identity, load_semantics, load_thumbnail, save_identity, save_semantics, thumbnail
+from ..deepexpo_models.dsid.files import split_tags
 from . import sockets
 from .comfy_host.folders import FOLDER, code_names, code_path, new_code_path
 from .comfy_host.headers import fingerprint
@@ -31,6 +32,9 @@ class _SaveCode(io.ComfyNode):
                     tooltip="Kept small in the file, for the load node to show: the first of a batch. Open: a plain head is "
                     "drawn where the codes come from landmarks, and nothing is kept of other codes.",
                 ),
+                io.String.Input(
+                    "tags", default="", optional=True, tooltip="Words to find it by in the library, with commas between."
+                ),
             ],
             outputs=[
                 sockets.SavedName.Output("name", display_name="name", tooltip="The saved file's name; links to the load node.")
@@ -39,10 +43,10 @@ class _SaveCode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, filename_prefix, picture=None, **code) -> io.NodeOutput:
+    def execute(cls, filename_prefix, picture=None, tags="", **code) -> io.NodeOutput:
         path, name = new_code_path(filename_prefix)
         small = thumbnail(code[cls.KIND], picture)
-        cls.SAVE(path, code[cls.KIND], small)
+        cls.SAVE(path, code[cls.KIND], small, split_tags(tags))
         return io.NodeOutput(name, ui={"text": [name], **_shown(small, cls)})
 
 

@@ -41,7 +41,7 @@ class SmoothSemantics(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Semantics.Output("semantics", display_name="SEMANTICS", tooltip="One steadier code per frame."),
+                sockets.Semantics.Output("smoothed", display_name="SEMANTICS", tooltip="One steadier code per frame."),
                 io.String.Output("report", display_name="report", tooltip="The jitter before and after, in a line."),
             ],
         )
@@ -126,10 +126,10 @@ class PairSheet(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Identity.Output("identity", display_name="IDENTITY", tooltip="One per pair, row by row."),
-                sockets.Semantics.Output("semantics", display_name="SEMANTICS", tooltip="One per pair, row by row."),
+                sockets.Identity.Output("identities", display_name="IDENTITY", tooltip="One per pair, row by row."),
+                sockets.Semantics.Output("expressions", display_name="SEMANTICS", tooltip="One per pair, row by row."),
                 io.Int.Output("count", display_name="count", tooltip="Number of pairs: the latent's batch size."),
-                io.Int.Output("columns", display_name="columns", tooltip="Number of columns."),
+                io.Int.Output("column_count", display_name="columns", tooltip="Number of columns."),
                 sockets.Sheet.Output("sheet", display_name="sheet", tooltip="Labels for Draw Sheet, pairs for Measure."),
             ],
         )
@@ -163,7 +163,7 @@ class DrawSheet(io.ComfyNode):
                     "cell", default=256, min=32, max=2048, tooltip="Longer side of each picture in the sheet, in pixels."
                 ),
             ],
-            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="One picture, for Save Image.")],
+            outputs=[io.Image.Output("drawn", display_name="IMAGE", tooltip="One picture, for Save Image.")],
         )
 
     @classmethod

@@ -1,6 +1,7 @@
 """DSID weight files and saved codes (see ..weights for the format)."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .model import DSID
 from .readout import PREFIX, ReadOut
 
 THUMBNAIL, THUMBNAIL_SIZE = "thumbnail", 128  # name in a code's file; pixels a side
+TAGS, MOST_TAGS, LONGEST_TAG = "tags", 32, 60  # name in the metadata; letters
 
 
 def encoder_id(name: str, model: DSID) -> EncoderId:
@@ -68,12 +70,12 @@ def load_dsid(path: Path, operations=nn) -> DSID:
     return model
 
 
-def save_identity(path: Path, identity: Identity, thumbnail: Tensor | None = None) -> None:
+def save_identity(path: Path, identity: Identity, thumbnail: Tensor | None = None, tags: Sequence[str] = ()) -> None:
     """Write (B, D) identity codes, and what they have beside the embedding, with the name and hash of their encoder.
 
-    thumbnail (S, S, 3) uint8, see `thumbnails`: what `load_thumbnail` gives back.
+    thumbnail (S, S, 3) uint8, see `thumbnails`: what `load_thumbnail` gives back. tags: words to find the file by.
     """
-    _save_code(path, "identity", {"identity": identity.embedding, **identity.extras()}, identity.encoder, thumbnail)
+    _save_code(path, "identity", {"identity": identity.embedding, **identity.extras()}, identity.encoder, thumbnail, tags)
 
 
 def load_identity(path: Path) -> Identity:
@@ -83,13 +85,13 @@ def load_identity(path: Path) -> Identity:
     return _code(header, lambda encoder: Identity(tensors["identity"], encoder, **extras))
 
 
-def save_semantics(path: Path, semantics: Semantics, thumbnail: Tensor | None = None) -> None:
+def save_semantics(path: Path, semantics: Semantics, thumbnail: Tensor | None = None, tags: Sequence[str] = ()) -> None:
     """Write expression (B, E), rotation (B, 6), translation (B, 2), log_scale (B, 1) with their encoder's name and hash.
 
-    thumbnail: as `save_identity`.
+    thumbnail, tags: as `save_identity`.
     """
     fields = {field: getattr(semantics, field) for field in SEMANTIC_FIELDS}
-    _save_code(path, "semantics", {**fields, **semantics.extras()}, semantics.encoder, thumbnail)
+    _save_code(path, "semantics", {**fields, **semantics.extras()}, semantics.encoder, thumbnail, tags)
 
 
 def load_semantics(path: Path) -> Semantics:
@@ -113,10 +115,16 @@ def load_thumbnail(path: Path) -> Tensor | None:
         return file.tensor(THUMBNAIL) if there else None
 
 
-def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId, thumbnail: Tensor | None) -> None:
+def split_tags(text: str) -> tuple[str, ...]:
+    """Words with commas between, each once."""
+    return tuple(dict.fromkeys(tag.strip()[:LONGEST_TAG] for tag in text.split(",") if tag.strip()))[:MOST_TAGS]
+
+
+def _save_code(path: Path, kind: str, tensors: dict, encoder: EncoderId, thumbnail: Tensor | None, tags: Sequence[str]) -> None:
     config = {field: tensor.shape[-1] for field, tensor in tensors.items()}
     shown = {} if thumbnail is None else {THUMBNAIL: thumbnail}
-    save_tensors(path, kind, {**tensors, **shown}, name=encoder.name, config=config, encoder_sha256=encoder.sha256)
+    words = {TAGS: ", ".join(split_tags(", ".join(tags)))} if tags else {}
+    save_tensors(path, kind, {**tensors, **shown}, name=encoder.name, config=config, encoder_sha256=encoder.sha256, **words)
 
 
 def _code(header: Header, make):

@@ -1,4 +1,5 @@
-"""Saved codes in ComfyUI's output and input folders, by ComfyUI's annotated names ("deepexpo/me_00001_.safetensors [output]").
+"""Saved codes in ComfyUI's output and input folders, by ComfyUI's annotated names ("deepexpo/me_00001_.safetensors [output]"),
+and those that come with the pack ("expressions/happy.safetensors [pack]").
 
 Which folders these are, and whether a link out of them may be followed, is ComfyUI's to say (0.28 began to refuse such links).
 """
@@ -15,6 +16,8 @@ import folder_paths
 from ...deepexpo_models.safetensors_file import excerpt
 from .headers import FOLDER, SUFFIX, kind_of
 
+PACK, EXPRESSIONS = Path(__file__).parents[2], "expressions"  # the pack's own folder of codes, in its root
+OUTPUT, INPUT, SHIPPED = " [output]", "", " [pack]"  # how names end
 MOST_FOLDERS = 10_000  # folders that link to each other would never end
 SETTLED = 0.1  # seconds after which a folder's time tells of any later change
 LONGEST_NAME = 255  # bytes, of common file systems
@@ -38,8 +41,8 @@ _refused: set[str] = set()  # names that the log has told of
 
 
 def code_names(kind: str) -> list[str]:
-    """Saved codes of a kind in output/deepexpo and input/deepexpo; last those that cannot be read."""
-    known = [item for root, note in _roots() for item in _current(root, note).kinds.items()]
+    """Saved codes of a kind in output/deepexpo and input/deepexpo, then the pack's; last those that cannot be read."""
+    known = [item for root in _roots() for item in _current(*root).kinds.items()]
     kinds = {name: found or kind_of(path) for name, (path, found) in known}  # a bad file may have been repaired in place
     return [name for name in kinds if kinds[name] == kind] + [name for name in kinds if not kinds[name]]
 
@@ -48,8 +51,12 @@ def code_path(name: str) -> Path:
     """An annotated name -> its path. Raises ValueError when it does not exist or lies outside ComfyUI's folders."""
     if not isinstance(name, str) or "\0" in name:
         raise ValueError(f"{excerpt(name)} is not the name of a saved code; choose one from the list")
-    relative, base = folder_paths.annotated_filepath(name)
-    base = os.path.abspath(base or folder_paths.get_input_directory())
+    if name.endswith(SHIPPED):
+        base = os.path.join(PACK, EXPRESSIONS)
+        relative = os.path.relpath(name.removesuffix(SHIPPED), EXPRESSIONS)
+    else:
+        relative, base = folder_paths.annotated_filepath(name)
+        base = os.path.abspath(base or folder_paths.get_input_directory())
     path = os.path.abspath(os.path.join(base, relative))
     if not path.startswith(os.path.join(base, "")) or not _followed(name):
         raise ValueError(f"{excerpt(name)} lies outside ComfyUI's input and output folders; move it into output/{FOLDER}")
@@ -74,25 +81,40 @@ def new_code_path(filename_prefix: str) -> tuple[Path, str]:
         ) from error
     if length > LONGEST_NAME:
         raise ValueError(f"{excerpt(stem)} is too long for a file's name by {length - LONGEST_NAME} bytes; shorten it")
-    name = f"{Path(subfolder, file).as_posix()} [output]"
+    name = f"{Path(subfolder, file).as_posix()}{OUTPUT}"
     if not _followed(name):
         raise ValueError(f"{excerpt(name)} lies behind a link that ComfyUI does not follow; choose another filename_prefix")
     return Path(folder, file), name
 
 
-def _roots() -> tuple[tuple[str, str], ...]:
-    return (folder_paths.get_output_directory(), " [output]"), (folder_paths.get_input_directory(), "")
+def library_name(path: Path) -> str:
+    """The annotated name of a file below the output folder."""
+    return f"{path.relative_to(folder_paths.get_output_directory()).as_posix()}{OUTPUT}"
 
 
-def _current(root: str, note: str) -> Listing:
+def import_folder() -> Path:
+    """Where imported codes go: listed like saved ones."""
+    return Path(folder_paths.get_output_directory(), FOLDER, "imported")
+
+
+def _roots() -> tuple[tuple[str, str, str], ...]:
+    """(folder, subfolder with codes, how their names end)"""
+    return (
+        (folder_paths.get_output_directory(), FOLDER, OUTPUT),
+        (folder_paths.get_input_directory(), FOLDER, INPUT),
+        (os.fspath(PACK), EXPRESSIONS, SHIPPED),
+    )
+
+
+def _current(root: str, subfolder: str, note: str) -> Listing:
     if (root, note) not in _listings or not _listings[root, note].is_current():
-        _listings[root, note] = _read(root, note)
+        _listings[root, note] = _read(root, subfolder, note)
     return _listings[root, note]
 
 
-def _read(root: str, note: str) -> Listing:
+def _read(root: str, subfolder: str, note: str) -> Listing:
     listing = Listing()
-    top = os.path.join(root, FOLDER)
+    top = os.path.join(root, subfolder)
     for path, linked in _files(top, os.path.islink(top), (), listing.folders):
         name = Path(path).relative_to(root).as_posix() + note
         if linked and not _followed(name):
@@ -134,6 +156,8 @@ def _modified(folder: str) -> int:
 
 
 def _followed(name: str) -> bool:
+    if name.endswith(SHIPPED):  # links out of the pack are the installer's own
+        return True
     try:
         folder_paths.get_annotated_filepath(name)
     except ValueError:

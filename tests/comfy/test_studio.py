@@ -129,7 +129,7 @@ def test_the_same_photo_is_kept_and_its_reference_leaks(pack):
     assert kept == pytest.approx(1, abs=1e-4) and leaked == pytest.approx(0, abs=1e-4) and pose > 20 and expression > 0
     assert report.count("our judge of drawn faces") == 4 and "the identity photo itself" in report and plot.shape[-1] == 3
     copied = measure(pack, image=look, identity=who, reference=look)
-    assert copied[1] < 0.6 and copied[2] == pytest.approx(1, abs=1e-4) and copied[3] < 1e-4 and copied[4] < 0.1
+    assert copied[1] < 0.7 and copied[2] == pytest.approx(1, abs=1e-4) and copied[3] < 1e-4 and copied[4] < 0.1
 
 
 def test_a_sheet_is_measured_pair_by_pair(pack, starter):
@@ -167,7 +167,7 @@ def test_connected_landmarks_are_the_judge(pack):
         image_landmarks=made, identity_landmarks=landmarks([face()]), reference_landmarks=smile,
     )  # fmt: skip
     assert expression < 1e-4 and pose == pytest.approx(10, abs=0.1)
-    assert "face landmarker, the identity photo itself 20.00, no face in 1 of 2 pictures" in report
+    assert "10.00 degrees (face landmarker" in report and report.count("no face in 1 of 2 pictures") == 2
 
 
 def test_auto_goes_on_to_who_is_at_hand(pack, starter, monkeypatch):
