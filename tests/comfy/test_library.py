@@ -47,12 +47,7 @@ def test_shipped_expressions_are_listed_and_loaded(pack):
 @pytest.mark.parametrize("name", ["expressions/../README.md [pack]", "../secret.safetensors [pack]", "/etc/passwd [pack]"])
 def test_names_do_not_leave_the_pack(pack, name):
     answer = pack.loaded.nodes["DeepExPoLoadSemantics"].validate_inputs(name)
-    assert (isinstance(answer, str) and "\n" not in answer) or not answer.endswith("passwd")
-
-
-def test_a_file_of_the_pack_that_is_no_code_is_refused(pack):
-    with pytest.raises(ValueError, match=r"README\.md is no safetensors file|README\.md"):
-        pack.run("DeepExPoLoadSemantics", name="README.md [pack]")
+    assert isinstance(answer, str) and "lies outside ComfyUI's input and output folders" in answer
 
 
 def test_the_library_says_what_each_file_holds(pack, routes, saved):
