@@ -4,7 +4,7 @@ import dataclasses
 
 from comfy_api.latest import io, ui
 
-from .words import aliases
+from .words import ESSENTIAL, aliases
 
 CATEGORY = "DeepExPo"
 
@@ -26,7 +26,8 @@ KNOWN = {field.name for field in dataclasses.fields(io.Schema)}
 
 def schema(node_id: str, **fields) -> io.Schema:
     """A node's schema in the pack's category, with what it is searched by, less the fields that the running ComfyUI lacks."""
-    fields = {"node_id": node_id, "category": CATEGORY, "search_aliases": aliases(node_id), **fields}
+    found = {"search_aliases": aliases(node_id), "essentials_category": ESSENTIAL.get(node_id)}
+    fields = {"node_id": node_id, "category": CATEGORY, **found, **fields}
     return io.Schema(**{name: value for name, value in fields.items() if name in KNOWN or name not in NEWER})
 
 

@@ -1,4 +1,4 @@
-"""What artists type when they look for a node: its search aliases, beside the words in its name."""
+"""What artists type when they look for a node (search aliases, beside the words in its name), and which nodes are essential."""
 
 ALIASES = {
     "DeepExPoApplyMEAF": "ipadapter, faceid, instantid, pulid, face adapter, identity, expression, emotion, smile, head pose, "
@@ -28,6 +28,15 @@ ALIASES = {
     "DeepExPoSaveIdentity": "export, library, keep face, person, character, likeness",
     "DeepExPoSaveSemantics": "export, library, keep expression, emotion, head pose, smile",
     "DeepExPoSmoothSemantics": "video, clip, jitter, flicker, stabilise, one euro, filter, animation, expression, head pose",
+}
+
+ESSENTIAL = {  # the main job's nodes -> the shelf of ComfyUI's essentials
+    "DeepExPoApplyMEAF": "Image Tools",
+    "DeepExPoCropFace": "Image Tools",
+    "DeepExPoDrawFaceControl": "Image Tools",
+    "DeepExPoEditSemantics": "Image Tools",
+    "DeepExPoEncodeIdentity": "Image Tools",
+    "DeepExPoEncodeSemantics": "Image Tools",
 }
 
 

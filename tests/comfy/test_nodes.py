@@ -67,6 +67,11 @@ def test_schemas_pass_newer_fields_where_the_host_has_them(pack):
         assert schema.search_aliases == pack.module("nodes.words").aliases("DeepExPoApplyMEAF")
     else:
         assert not hasattr(schema, "search_aliases")
+    words = pack.module("nodes.words")
+    assert set(pack.loaded.nodes) > set(words.ESSENTIAL)
+    if "essentials_category" in io.Schema.__dataclass_fields__:
+        assert schema.essentials_category == "Image Tools"
+        assert pack.loaded.nodes["DeepExPoMeasure"].GET_SCHEMA().essentials_category is None
     with pytest.raises(TypeError, match="serach_aliases"):  # a slip of the pen is not taken for a newer field
         pack.module("nodes.sockets").schema("DeepExPoNone", serach_aliases=[])
 
