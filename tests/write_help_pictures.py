@@ -159,7 +159,7 @@ PICTURES = {
     "DeepExPoFindLandmarks": lambda: row(face=head(look("happy", 15)), landmarks=head(look("happy", 15), "mediapipe face")),
     "DeepExPoDrawFaceControl": lambda: row(**{style: head(look("laughing", 20), style) for style in MAP}),
     "DeepExPoEncodeIdentity": lambda: row(photo=sample("person_3"), who_alone=drawn(who("person_3"), how("resting"))),
-    "DeepExPoEncodeSemantics": lambda: row(photo=sample("surprised"), on_another_person=drawn(who("person_3"), how("surprised"))),
+    "DeepExPoEncodeSemantics": lambda: row(photo=sample("surprised"), on_another=drawn(who("person_3"), how("surprised"))),
     "DeepExPoReenact": lambda: row(
         identity=sample("person_3"), semantics=sample("laughing"), drawn=drawn(who("person_3"), how("laughing"))
     ),

@@ -8,11 +8,11 @@ from torch import Tensor
 from ...deepexpo_models.dsid.mesh import semantics_of
 from ...deepexpo_models.evaluation.likeness import Seen
 from ...deepexpo_models.faces import RECOGNISERS, open_recogniser
-from ...deepexpo_models.faces.landmarks import find_landmarks, track_face
+from ...deepexpo_models.faces.landmarks import track_face
 from ...deepexpo_models.head import load_basis
 from ...deepexpo_models.image import comfy_to_model, resize
 from .folders import PACK_WEIGHTS, insightface_roots
-from .landmarks import landmarker
+from .landmarks import landmarks_of
 from .memory import LoadedDSID, run_in_batches
 
 AUTO, DSID, DRAWINGS, LANDMARKS = "auto", "dsid", "drawings", "landmarks"
@@ -74,7 +74,7 @@ def _opened(name: str, pictures: Mapping[str, Tensor], landmarks: Mapping[str, d
         recognise = open_recogniser(name, insightface_roots())
         return lambda role: Seen(identity=_rows(recognise, pictures[role]))
     if name == LANDMARKS:
-        return lambda role: _by_landmarks(landmarks.get(role) or find_landmarks(landmarker(1, SURE), pictures[role]))
+        return lambda role: _by_landmarks(landmarks.get(role) or landmarks_of(pictures[role], 1, SURE))
     if name == DRAWINGS:
         return _drawn_judge(pictures)
     if dsid is None:
