@@ -47,7 +47,7 @@ class SampleFace(io.ComfyNode):
                     "which",
                     options=list(CHOICES),
                     tooltip="A person at rest, or another one with an expression or a head pose. "
-                    "The two that begin with all give a batch.",
+                    "The two that begin with all give a batch, clip the frames of a clip.",
                 ),
             ],
             outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="256 x 256, cropped as the encoders expect it.")],

@@ -27,10 +27,9 @@ from deepexpo_models.dsid import (
     combine_semantics,
     edit_semantics,
     euler_to_matrix,
-    every_pair,
-    join_identities,
     load_dsid,
     matrix_to_rotation,
+    public_encoder,
     smooth_semantics,
 )
 from deepexpo_models.dsid.mesh import Framing, face_points
@@ -57,9 +56,15 @@ def look(preset: str = "none", yaw: float = 0.0, pitch: float = 0.0) -> Semantic
     return arkit_semantics(preset_units(preset)[None], torch.tensor([[yaw, pitch, 0.0]]))
 
 
-def head(code: Semantics, style: str = "shaded") -> Tensor:
+def person(width: float = 1.0, height: float = 1.0) -> Identity:
+    """Somebody whose face is so many times wider and higher than the average."""
+    shape = load_basis().points * torch.tensor([width, height, 1.0])
+    return Identity(torch.eye(1, 8), public_encoder("nobody"), face_shape=shape.flatten()[None])
+
+
+def head(code: Semantics, style: str = "shaded", who: Identity | None = None) -> Tensor:
     size, basis = (2 * CELL, 2 * CELL), load_basis()
-    return draw_control(face_points(None, code, basis, size, FACE), size, style, basis)
+    return draw_control(face_points(who, code, basis, size, FACE), size, style, basis)
 
 
 @cache
@@ -95,18 +100,17 @@ def thumbnail(template: str) -> Tensor:
         return torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255)[None]
 
 
-def first_of(template: str, count: int) -> Tensor:
-    """The first of the pictures that stand side by side in a thumbnail."""
+def cell_of(template: str, number: int, columns: int = 4) -> Tensor:
+    """One of the pictures that stand side by side in a thumbnail."""
     whole = thumbnail(template)
-    return whole[:, :, : whole.shape[2] // count]
+    side = whole.shape[2] // columns
+    return whole[:, :side, number * side : (number + 1) * side]
 
 
 def sheet() -> Tensor:
-    people = join_identities(who("person_1"), who("person_2"))
-    looks = [how(name) for name in ("resting", "surprised", "winking")]
-    pairs = [every_pair(people, code) for code in looks]
-    pictures = torch.stack([drawn(*pair) for pair in pairs], dim=1).flatten(0, 1)
-    return label_sheet(pictures, ("person 1", "person 2"), ("resting", "surprised", "winking"), CELL)
+    names, people = ("none", "laughing", "surprised", "wink"), (person(0.9, 1.05), person(1.12, 0.95))
+    pictures = torch.cat([head(look(name, 15), who=somebody) for somebody in people for name in names])
+    return label_sheet(pictures, ("person 1", "person 2"), names, CELL)
 
 
 def smoothing() -> Tensor:
@@ -148,18 +152,18 @@ def crop() -> Tensor:
 
 MAP = ("mediapipe face", "openpose head", "normal (opengl)", "depth", "lines")
 PICTURES = {
-    "DeepExPoLoadDSID": lambda: row(picture=sample("person_1"), from_its_codes=drawn(who("person_1"), how("person_1"))),
+    "DeepExPoLoadDSID": lambda: row(identity_of=sample("person_1"), semantics_of=sample("laughing")),
     "DeepExPoLoadMEAF": lambda: thumbnail("*starter.jpg"),
     "DeepExPoLoadStarter": lambda: thumbnail("*reference_batch.jpg"),
     "DeepExPoApplyMEAF": lambda: row(
-        person=sample("person_1"), reference=sample("winking"), made=first_of("*starter.jpg", 4)
+        person=sample("person_1"), reference=sample("winking"), made=cell_of("*starter.jpg", 2)
     ),
     "DeepExPoSampleFace": lambda: row(**{n: sample(n) for n in ("person_1", "person_2", "person_3", "surprised", "winking")}),
     "DeepExPoCropFace": crop,
     "DeepExPoFindLandmarks": lambda: row(face=head(look("happy", 15)), landmarks=head(look("happy", 15), "mediapipe face")),
     "DeepExPoDrawFaceControl": lambda: row(**{style: head(look("laughing", 20), style) for style in MAP}),
-    "DeepExPoEncodeIdentity": lambda: row(photo=sample("person_3"), who_alone=drawn(who("person_3"), how("resting"))),
-    "DeepExPoEncodeSemantics": lambda: row(photo=sample("surprised"), on_another=drawn(who("person_3"), how("surprised"))),
+    "DeepExPoEncodeIdentity": lambda: row(photo=sample("person_3"), face_shape=head(look(), who=person(0.95))),
+    "DeepExPoEncodeSemantics": lambda: row(photo=sample("surprised"), how_it_looks=head(look("surprised"))),
     "DeepExPoReenact": lambda: row(
         identity=sample("person_3"), semantics=sample("laughing"), drawn=drawn(who("person_3"), how("laughing"))
     ),
@@ -174,7 +178,7 @@ PICTURES = {
         **{f"{factor:g}": head(blend_semantics(look(), look("surprised", 30), factor)) for factor in (0.0, 0.5, 1.0, 1.4)}
     ),
     "DeepExPoBlendIdentities": lambda: row(
-        **{f"{factor:g}": drawn(blend_identities(who("person_1"), who("person_2"), factor), how("resting"))
+        **{f"{factor:g}": head(look(), who=blend_identities(person(0.85, 1.05), person(1.2, 0.92), factor))
            for factor in (0.0, 0.33, 0.67, 1.0)}
     ),
     "DeepExPoSaveIdentity": lambda: row(code=sample("person_1"), saved_with_its_picture=sample("person_1")),

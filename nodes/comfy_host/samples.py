@@ -7,18 +7,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+SIZE = 256  # pixels a side
 FOLDER = Path(__file__).parents[2] / "workflows" / "samples"
 PEOPLE = ("person_1", "person_2", "person_3")
 REFERENCES = ("surprised", "laughing", "winking", "turned", "resting")
+CLIP = "clip"  # frames side by side
 CHOICES = {
     **{name: (name,) for name in (*PEOPLE, *REFERENCES)},
     "all people": PEOPLE,
     "all references": REFERENCES,
+    CLIP: (CLIP,),
 }
 
 
 def sample_faces(which: str) -> Tensor:
     """One of CHOICES -> (B, 256, 256, 3) in [0, 1]. Raises ValueError when the pack is not whole."""
+    if which == CLIP:
+        return torch.cat(_read(FOLDER / f"{CLIP}.jpg").split(SIZE, dim=2))
     return torch.cat([_read(FOLDER / f"{name}.png") for name in CHOICES[which]])
 
 

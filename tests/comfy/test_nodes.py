@@ -82,7 +82,9 @@ def test_percents_are_folded(pack):
     assert folded == {name for name in inputs if name.endswith("_percent")} and len(folded) == 6
 
 
-@pytest.mark.parametrize("which, count", [("person_1", 1), ("winking", 1), ("all people", 3), ("all references", 5)])
+@pytest.mark.parametrize(
+    "which, count", [("person_1", 1), ("winking", 1), ("all people", 3), ("all references", 5), ("clip", 16)]
+)
 def test_sample_faces_come_with_the_pack(pack, which, count):
     faces = pack.run("DeepExPoSampleFace", which=which)
     assert faces.shape == (count, 256, 256, 3) and faces.dtype == torch.float32
