@@ -7,6 +7,7 @@ const COLOURS = {
   DEEPEXPO_MEAF: "#ffa45c",
   DEEPEXPO_IDENTITY: "#ff8fb3",
   DEEPEXPO_SEMANTICS: "#5fd9a7",
+  DEEPEXPO_SHEET: "#c98bff",
   FACE_LANDMARKS: "#d9d05f",
   POSE_KEYPOINT: "#7fc8e8",
 };
