@@ -1,5 +1,7 @@
 """Crop faces out of clips, once: python -m deepexpo_models.data.prepare --clips DIR --out DIR --size 256
 
+With --landmarker every frame is labelled with its points, head pose and expression, by MediaPipe's face landmarker.
+
 Every clip becomes a folder of frames with labels.json, at the same place below --out, so the people keep their ids. The
 crop is smooth over time: one square for the whole clip where the head stays about there, else one that follows slowly.
 """
@@ -9,6 +11,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,13 @@ from tqdm import tqdm
 
 from ..claims import claimed
 from ..faces.crop import SCALE, CropTransform, crop_face, points_in_crop
-from ..faces.detectors import Face
+from ..faces.detectors import DetectorUnavailable, Face
 from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
+from ..faces.landmarks import TASK, open_landmarker
 from ..head import ARKIT52
 from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
 from .clips.labels import PARTS, UNKNOWN
+from .clips.landmark_labels import Detect, read_label
 from .clips.read import Unreadable
 from .synthetic import EXPRESSION
 
@@ -30,6 +35,7 @@ EVERY = 5  # a detector looks at every fifth frame
 STAYS = 0.2  # box sides that a head may move for one crop to serve the whole clip
 SMOOTH_SECONDS = 1.0  # else: standard deviation of the low-pass over the crop's path
 QUALITY = 95
+POSE, EXPRESSIONS = PARTS[0], PARTS[0] + PARTS[1]  # where they begin in a label
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,12 @@ def prepare(
     size: int,
     detector: str = "auto",
     insightface_root: str | Path | None = None,
+    landmarker: Detect | None = None,
 ) -> IndexReport:
     """Crop all clips of a folder into another; whole ones that are there already are kept. The report tells what was skipped.
 
-    detector: one of faces.CHOICES; "none" takes whole pictures. Raises ValueError for a detector that cannot be used, for
+    detector: one of faces.CHOICES; "none" takes whole pictures. landmarker: see `landmark_labels.read_label`; without it labels
+    are what the detector and the clips' own files tell. Raises ValueError for a detector that cannot be used, for
     a folder without clips, for a folder_out within folder_in, where folder_out was made with other settings, and while another
     process writes there.
     """
@@ -63,12 +71,14 @@ def prepare(
     if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{out} lies within {root}, so crops would be taken for clips; choose another folder for them")
     opened, report = open_detector(detector, Path(insightface_root) if insightface_root else None), index_clips(root)
-    settings = {"size": size, "detector": detector}
+    settings = {"size": size, "detector": detector, **({"landmarker": True} if landmarker else {})}
     with claimed(out):
-        return _prepare_all(report, root, out, settings, opened)
+        return _prepare_all(report, root, out, settings, opened, landmarker)
 
 
-def _prepare_all(report: IndexReport, root: Path, out: Path, settings: dict, opened: OpenedDetector) -> IndexReport:
+def _prepare_all(
+    report: IndexReport, root: Path, out: Path, settings: dict, opened: OpenedDetector, landmarker: Detect | None
+) -> IndexReport:
     done, skipped, taken = [], list(report.skipped), set()
     for clip in tqdm(report.clips, unit="clip"):
         target = out / clip.path.relative_to(root)
@@ -77,14 +87,14 @@ def _prepare_all(report: IndexReport, root: Path, out: Path, settings: dict, ope
             if target in taken:
                 raise Unreadable("another clip beside it has the same name; rename one")
             taken.add(target)
-            _prepare_clip(clip, target, settings, opened)
+            _prepare_clip(clip, target, settings, opened, landmarker)
             done.append(clip)
         except Unreadable as reason:
             skipped.append((clip.path, str(reason)))
     return IndexReport(tuple(done), tuple(skipped))
 
 
-def _prepare_clip(clip: Clip, target: Path, settings: dict, opened: OpenedDetector) -> None:
+def _prepare_clip(clip: Clip, target: Path, settings: dict, opened: OpenedDetector, landmarker: Detect | None) -> None:
     if target.exists():
         return _require_same(target, settings)
     boxes = _find_boxes(clip, opened)
@@ -97,7 +107,8 @@ def _prepare_clip(clip: Clip, target: Path, settings: dict, opened: OpenedDetect
         face = _face(frame, None if boxes.whole else centres[min(number, boxes.total - 1)], side)
         crop, _, transform = crop_face(_floats(frame), face, SCALE, settings["size"])
         _write_picture(partial / f"{number:06d}.jpg", crop)
-        if label := _label(clip, number, boxes.points.get(number), transform):
+        seen = read_label(landmarker, crop) if landmarker else {}
+        if label := _label(clip, number, boxes.points.get(number), transform) | seen:
             labels[str(number)] = label
     if clip.captions:
         (partial / CAPTION).write_text(clip.captions[0], encoding="utf-8")
@@ -188,12 +199,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, help="side of a crop in pixels")
     parser.add_argument("--detector", choices=CHOICES, default="auto", help="none: the pictures are crops already")
     parser.add_argument("--insightface", type=Path, help="folder that holds insightface's models/<pack>")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--landmarker", type=Path, help=f"MediaPipe's {TASK}: labels every frame with pose and expression")
+    given = parser.parse_args(argv)
     try:
-        report = prepare(arguments.clips, arguments.out, arguments.size, arguments.detector, arguments.insightface)
-    except ValueError as error:
+        landmarker = open_landmarker(given.landmarker) if given.landmarker else None
+        report = prepare(given.clips, given.out, given.size, given.detector, given.insightface, landmarker)
+    except (ValueError, DetectorUnavailable) as error:
         parser.error(str(error))
     print(report.summary())
+    print(labels_line(index_clips(given.out).clips) if report.clips else "nothing was prepared")
+
+
+def labels_line(clips: tuple[Clip, ...]) -> str:
+    """How many frames have labels, and what to do where none has."""
+    labels = [label for clip in clips for label in clip.labels.values()]
+    posed = sum(isfinite(label[POSE]) for label in labels)
+    expressive = sum(any(map(isfinite, label[EXPRESSIONS:])) for label in labels)
+    line = f"labels: a head pose in {posed} frames, an expression in {expressive}, of {sum(clip.count for clip in clips)}"
+    if posed and expressive:
+        return line
+    return f"{line}; what has no label is learned without it: give --landmarker {TASK}, or a .json beside each clip"
 
 
 if __name__ == "__main__":

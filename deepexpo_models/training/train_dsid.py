@@ -19,7 +19,7 @@ from .dsid.step import DSIDStep, Switches
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
-from .engine.settings import RunSettings, option, parse_settings
+from .engine.settings import RunSettings, option, run_command
 
 R1_EVERY = 16
 NO_MATRICES = ("stem", "head", "to_rgb")  # first and last layers are left to Adam
@@ -201,8 +201,7 @@ def _report(engine: Engine, model: DSID, ema: EMA, data, settings: DSIDSettings,
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings = parse_settings(DSIDSettings, argv, "Train DSID on drawn faces, clips and stills.")
-    train(settings)
+    run_command(train, DSIDSettings, argv, "Train DSID on drawn faces, clips and stills.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ..head import ARKIT52
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.optimizers import make_optimizer, parameter_groups
-from .engine.settings import RunSettings, option, parse_settings
+from .engine.settings import RunSettings, option, run_command
 from .heads.identity import IdentityStep, recognition, sample_pairs
 from .heads.step import HeadsStep
 from .heads.views import plain_views, sample_views
@@ -203,7 +203,7 @@ def _release(engine: Engine, part: Semantics | People, settings: HeadsSettings) 
 
 
 def main(argv: list[str] | None = None) -> None:
-    train(parse_settings(HeadsSettings, argv, "Train DSID's encoders on rendered heads."))
+    run_command(train, HeadsSettings, argv, "Train DSID's encoders on rendered heads.")
 
 
 if __name__ == "__main__":

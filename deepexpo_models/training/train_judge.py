@@ -31,7 +31,7 @@ from ..evaluation.judges.drawn import (
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
-from .engine.settings import RunSettings, option, parse_settings
+from .engine.settings import RunSettings, option, run_command
 from .judge.data import ExtremePairs, sample_pairs, sample_views
 from .judge.degradations import degrade, no_faces
 
@@ -205,8 +205,7 @@ def _recognition(identity: Tensor) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings = parse_settings(JudgeSettings, argv, "Train the judge of drawn faces.")
-    train(settings)
+    run_command(train, JudgeSettings, argv, "Train the judge of drawn faces.")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ..pipeline.base import Base, load_base
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
-from .engine.settings import RunSettings, option, parse_settings
+from .engine.settings import RunSettings, option, run_command
 from .engine.sharding import parameters_named, state_of
 from .meaf.batches import DrawnTargets, MEAFBatch
 from .meaf.clips import CaptionedFaces
@@ -382,7 +382,7 @@ def _release(out: Path, config: MEAFConfig, averaged: dict[str, dict[str, Tensor
 
 
 def main(argv: list[str] | None = None) -> None:
-    train(parse_settings(MEAFSettings, argv, "Train a MEAF on a frozen base."))
+    run_command(train, MEAFSettings, argv, "Train a MEAF on a frozen base.")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from ..weights import read_header
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
-from .engine.settings import RunSettings, option, parse_settings
+from .engine.settings import RunSettings, option, run_command
 from .meaf.diffusion_loss import min_snr_weights, sample_times
 from .starter.data import CaptionedPictures, DrawnPictures, Frames, HeadPictures, PlainFrames
 
@@ -288,8 +288,7 @@ def _release(engine: Engine, settings: StarterSettings, parts: StarterParts) -> 
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings = parse_settings(StarterSettings, argv, "Train the starter's VAE, then its U-Net and text encoder.")
-    train(settings)
+    run_command(train, StarterSettings, argv, "Train the starter's VAE, then its U-Net and text encoder.")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import toy_run
+from deepexpo_models.data.clips.index import index_clips
 from deepexpo_models.image import image_grid
 from deepexpo_models.training.engine import checkpoint
 from deepexpo_models.training.engine.checkpoint import TrainingError, latest_state, load_state, prune, save_state
 from deepexpo_models.training.engine.ema import EMA
 from deepexpo_models.training.engine.engine import Engine, gather_with_grad, make_scheduler
-from deepexpo_models.training.engine.settings import parse_settings
+from deepexpo_models.training.engine.settings import parse_settings, run_command
 from toy_run import OtherSettings, Run, Toy, ToySettings, settings, state
 
 needs_posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and POSIX signals")
@@ -543,6 +544,18 @@ def test_help_names_every_option(capsys):
     assert caught.value.code == 0 and "Trains a toy." in said and "--out TEXT [options]" in said
     for words in ("--batch-size N", "--checkpointing, --no-checkpointing", "(default: off)", "100 % by default", "1.0 2.0"):
         assert words in said
+
+
+def test_what_a_training_refuses_is_one_sentence_and_other_errors_keep_their_traceback(tmp_path, capsys):
+    def missing(settings):
+        index_clips(tmp_path / "gone")
+
+    with pytest.raises(SystemExit) as end:
+        run_command(missing, ToySettings, ["--out", "run"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.endswith("gone is not a folder; give one that holds clips\n") and said.count("\n") == 1
+    with pytest.raises(ValueError, match="invalid literal"):
+        run_command(lambda settings: int("x"), ToySettings, ["--out", "run"])
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path):

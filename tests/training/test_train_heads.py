@@ -15,6 +15,7 @@ from deepexpo_models.dsid.rotation import matrix_to_euler
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import fit_readout, train_heads
+from deepexpo_models.training.engine.settings import parse_settings
 from deepexpo_models.training.heads import identity
 from deepexpo_models.training.heads import step as heads_step
 from deepexpo_models.training.heads import views as heads_views
@@ -39,9 +40,7 @@ def store(folder):
 
 
 def run(out, folder, *more) -> object:
-    return train_heads.train(
-        train_heads.parse_settings(HeadsSettings, ["--out", str(out), "--heads", str(folder), *COMMON, *more])
-    )
+    return train_heads.train(parse_settings(HeadsSettings, ["--out", str(out), "--heads", str(folder), *COMMON, *more]))
 
 
 def test_halves_of_a_batch_play_the_same_by_other_people(store):

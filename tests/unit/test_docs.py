@@ -117,7 +117,7 @@ def test_the_label_format_is_read_as_written(text, clone):
 
     (clone / "labels.json").write_text(text)
     skipped: list = []
-    labels, fps = read_labels(clone / "labels.json", skipped)
+    labels, fps, _ = read_labels(clone / "labels.json", skipped)
     assert not skipped and fps == json.loads(text)["fps"] and labels.keys() == {0}
     assert labels[0][:13] == (96, 110, 160, 110, 128, 150, 104, 180, 152, 180, 12.5, -3.0, 1.0)
 

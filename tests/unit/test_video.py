@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+import landmark_sets
 from deepexpo_models.data import prepare as prepare_module
 from deepexpo_models.data.clips.frame_store import FrameStore, split_people
 from deepexpo_models.data.clips.index import Clip, index_clips, read_frames
-from deepexpo_models.data.clips.labels import points_in_square
+from deepexpo_models.data.clips.labels import PARTS, points_in_square
 from deepexpo_models.data.clips.masks import face_ellipse, region_mask
 from deepexpo_models.data.clips.read import Unreadable, read_picture, square_frame
 from deepexpo_models.data.clips.stills import index_stills
@@ -24,6 +25,8 @@ from deepexpo_models.data.transforms import random_similarity
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, transform_points
 from deepexpo_models.faces.detectors import Face
 from deepexpo_models.faces.find import OpenedDetector
+from deepexpo_models.faces.landmarks import FaceMesh
+from deepexpo_models.head import ARKIT52
 
 WIDTH, HEIGHT, FPS = 64, 48, 10
 
@@ -574,6 +577,37 @@ def test_prepare_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         prepare_module.main(["--clips", str(tmp_path / "missing"), "--out", str(tmp_path / "out"), "--detector", "none"])
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_the_landmarker_labels_every_frame_of_a_clip(tmp_path, monkeypatch, capsys):
+    """A made-up landmarker, whose second picture holds no face: an expression and a turn that are known."""
+    units, angles = landmark_sets.scores(eyeBlink=0.5, mouthSmile=0.25), (20.0, -10.0, 5.0)
+    mesh = FaceMesh(landmark_sets.points(units, angles, 0.6, (16.0, 16.0, 0.0)), dict(zip(ARKIT52, units[0].tolist())), 1.0)
+    answers = iter([[mesh], [], [mesh]])
+    monkeypatch.setattr(prepare_module, "open_landmarker", lambda path: lambda crop: next(answers))
+    write_frames(tmp_path / "in" / "ann", 3)
+    words = ["--clips", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "32", "--detector", "none"]
+    prepare_module.main([*words, "--landmarker", "face_landmarker.task"])
+    assert "labels: a head pose in 2 frames, an expression in 2, of 3\n" in capsys.readouterr().out
+    (clip,) = index_clips(tmp_path / "out").clips
+    assert clip.labels.keys() == {0, 2}
+    points, pose, _, known = np.split(np.array(clip.labels[0]), np.cumsum(PARTS)[:-1])
+    np.testing.assert_allclose(points.reshape(5, 2), mesh.face.points, atol=0.01)
+    np.testing.assert_allclose(pose, angles, atol=0.1)
+    np.testing.assert_allclose(known, units[0], atol=1e-3)
+    with pytest.raises(SystemExit):
+        prepare_module.main(words)  # the same folder without the landmarker
+    assert "was made with" in capsys.readouterr().err
+
+
+def test_preparing_says_what_stays_unlabelled_and_what_to_do(tmp_path, capsys):
+    write_frames(tmp_path / "in" / "ann", 3)
+    words = ["--clips", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "32", "--detector", "none"]
+    prepare_module.main(words)
+    assert "a head pose in 0 frames, an expression in 0, of 3; what has no label is learned" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        prepare_module.main([*words, "--landmarker", str(tmp_path / "gone.task")])
+    assert "face_landmarker.task (3.7 MB) is missing" in capsys.readouterr().err
 
 
 def test_unreadable_is_no_other_error(tmp_path):

@@ -1,16 +1,19 @@
-"""What every training run is told, and the command line made from it.
+"""What every training run is given, and the command line made from it.
 
-A trainer subclasses `RunSettings`, adds its own fields with `option`, and calls `parse_settings(ItsSettings)`.
+A trainer subclasses `RunSettings`, adds its own fields with `option`, and is called by `run_command(train, ItsSettings)`.
 """
 
 import argparse
 import dataclasses
 import sys
+import traceback
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 
 SCHEDULES = ("cosine", "constant")
+PACKAGE = Path(__file__).parents[2]
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -83,6 +86,25 @@ def parse_settings(cls, argv: list[str] | None = None, description: str = ""):
         return cls(**given)
     except ValueError as error:
         parser.error(str(error))
+
+
+def run_command(train, cls, argv: list[str] | None = None, description: str = "") -> None:
+    """Train with settings from a command line. What our own code refuses is told in one sentence, with exit code 2; any other
+    error keeps its traceback."""
+    settings = parse_settings(cls, argv, description)
+    try:
+        train(settings)
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        print(f"{_program()}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the package itself raised it, not a library that it called."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return Path(frames[-1][0].f_code.co_filename).is_relative_to(PACKAGE)
 
 
 class _Parser(argparse.ArgumentParser):
