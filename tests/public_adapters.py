@@ -138,7 +138,10 @@ def nested(file: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def tokens(file: dict[str, Tensor], context: int, face: Tensor, picture: Tensor | None = None, *, shortcut=True, head=64):
-    """face (B, F), picture (B, M, D) -> tokens (B, N, context). What looks at the picture alone gets no face."""
+    """face (B, F), or several photos of it (B, n, F), whose tokens stand side by side; picture (B, M, D) -> tokens
+    (B, N, context). What looks at the picture alone gets no face."""
+    if face is not None and face.ndim == 3:
+        return torch.cat([tokens(file, context, photo) for photo in face.unbind(1)], dim=1)
     p = {name.removeprefix("image_proj."): x for name, x in file.items() if name.startswith("image_proj.")}
     if "proj.3.weight" in p:
         x = F.linear(F.gelu(F.linear(picture, p["proj.0.weight"], p["proj.0.bias"])), p["proj.2.weight"], p["proj.2.bias"])

@@ -13,7 +13,8 @@ from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
 SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}  # None: the config's
 SEMANTIC_FIELDS = tuple(SEMANTIC_WIDTHS)
-IDENTITY_EXTRAS = ("norm", "picture", "blank", "face_shape")
+IDENTITY_EXTRAS = ("norm", "picture", "blank", "face_shape", "photos")
+MOST_PHOTOS = 16  # of one person that are kept apart; more are taken evenly
 SEMANTIC_EXTRAS = ("openings",)
 EXTRA_WIDTHS = {"norm": 1, "face_shape": 478 * 3, "openings": 7}
 
@@ -46,6 +47,7 @@ class Identity:
     Public recognisers give more, which some imported streams read: norm (B, 1), the length that the embedding had;
     picture (B, N * D), a CLIP image encoder's N patches of the face; blank (B, N * D), the same of an empty picture.
     face_shape (B, 478 * 3), from landmarks: the resting face in cm (see `head.retarget`), for control maps.
+    photos (B, n * D), of an average: the embeddings of its photos beside each other, for streams that read them so.
     Raises ValueError for another shape, an integer dtype, values that are not finite, or rows of another norm.
     """
 
@@ -55,6 +57,7 @@ class Identity:
     picture: Tensor | None = None
     blank: Tensor | None = None
     face_shape: Tensor | None = None
+    photos: Tensor | None = None
 
     def __post_init__(self):
         _require_rows("embedding", self.embedding, None)
@@ -133,7 +136,7 @@ def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
     """From a (factor 0) to b (factor 1) along the great circle, and beyond. Batches: equal, or one of them 1.
 
     Opposite embeddings have no shortest way; then the way leads over the axis that a uses least. What both have beside
-    the embedding goes straight from one to the other.
+    the embedding goes straight from one to the other; photos are left out, there are none of who is in between.
     """
     encoder = require_same_encoder(a, b)
     start, end = _align(a.embedding, b.embedding)
@@ -144,17 +147,21 @@ def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
     spare = _reject(F.one_hot(start.abs().argmin(-1), start.shape[-1]).to(start), start)
     direction = F.normalize(torch.where(sine > 1e-6, across, spare), dim=-1)
     blended = F.normalize(angle.cos() * start + angle.sin() * direction, dim=-1)
-    extras = {name: torch.lerp(*_align(a.extras()[name], b.extras()[name]), factor) for name in a.extras().keys() & b.extras()}
+    shared = (a.extras().keys() & b.extras()) - {"photos"}
+    extras = {name: torch.lerp(*_align(a.extras()[name], b.extras()[name]), factor) for name in shared}
     return Identity(blended.to(a.embedding.dtype), encoder, **extras)
 
 
 def average_identities(identity: Identity) -> Identity:
-    """All rows, photos of one person -> their mean direction and mean extras, batch 1. Raises ValueError when they cancel
-    out."""
+    """All rows, photos of one person -> their mean direction and mean extras, batch 1, with the photos' own embeddings where
+    there are several. Raises ValueError when they cancel out."""
     mean = identity.embedding.float().mean(dim=0, keepdim=True)
     if torch.linalg.vector_norm(mean) < 1e-3:
         raise ValueError(f"these {len(identity.embedding)} identities cancel out; average photos of one person")
-    extras = {name: value.mean(dim=0, keepdim=True) for name, value in identity.extras().items()}
+    extras = {name: value.mean(dim=0, keepdim=True) for name, value in identity.extras().items() if name != "photos"}
+    if (count := len(identity.embedding)) > 1:
+        kept = torch.linspace(0, count - 1, min(count, MOST_PHOTOS)).round().long()
+        extras["photos"] = identity.embedding[kept].flatten()[None]
     return Identity(F.normalize(mean, dim=-1).to(identity.embedding.dtype), identity.encoder, **extras)
 
 

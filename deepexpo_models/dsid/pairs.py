@@ -79,8 +79,10 @@ def _one(base: Semantics | None) -> Semantics | None:
 
 
 def _joined_extras(codes: Sequence[Identity | Semantics]) -> dict[str, Tensor]:
-    shared = set.intersection(*(set(code.extras()) for code in codes))
-    return {name: torch.cat([code.extras()[name] for code in codes]) for name in sorted(shared)}
+    """Parts that all have, as wide: averages of several numbers of photos share none."""
+    widths = ({(name, value.shape[1]) for name, value in code.extras().items()} for code in codes)
+    names = sorted(name for name, _ in set.intersection(*widths))
+    return {name: torch.cat([code.extras()[name] for code in codes]) for name in names}
 
 
 def _each(value: Tensor, times: int) -> Tensor:

@@ -79,7 +79,8 @@ KINDS = {
              "buffalo_l", lora=True, picture=CLIP_PATCHES),
         Kind("faceid-plusv2", "IP-Adapter FaceID-PlusV2", BOTH, "identity", FACE_AND_PICTURE, 512, ("plusv2",), 1024, 4,
              "buffalo_l", lora=True, picture=CLIP_PATCHES),
-        Kind("faceid-portrait", "IP-Adapter FaceID-Portrait", BOTH, "identity", FACE, 512, ("mlp",), 1024, 16, "buffalo_l"),
+        Kind("faceid-portrait", "IP-Adapter FaceID-Portrait", BOTH, "identity", ("photos",), 512, ("portrait",), 1024, 16,
+             "buffalo_l"),
         Kind("instantid", "InstantID's adapter", ("sdxl",), "identity", ("raw_identity",), 512, ("resampler",), 1280, 16,
              "antelopev2"),
         # IP-Adapter Plus, not of faces, has the same tensors as Plus-Face. Full-Face was published for SD1.5 alone.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..dsid.codes import SEMANTIC_FIELDS, EncoderId, Identity, Semantics, require_aligned
 from .config import MEAFConfig
-from .projectors import StreamConfig
+from .projectors import SEVERAL, StreamConfig
 
 MISSING = {  # field -> how a code gets it
     "raw_identity": "encode it with a face recogniser of insightface, which keeps the embedding's length",
@@ -51,7 +51,7 @@ def code_fields(identity: Identity | None, semantics: Semantics | None) -> dict[
     """The named parts of the given codes, which a stream's `inputs` refer to."""
     fields = {}
     if identity is not None:
-        fields |= {"identity": identity.embedding, **identity.extras()}
+        fields |= {"identity": identity.embedding, "photos": identity.embedding, **identity.extras()}
         if identity.norm is not None:
             fields["raw_identity"] = identity.embedding * identity.norm
     if semantics is not None:
@@ -65,7 +65,8 @@ def _gather(config: MEAFConfig, name: str, what: str, fields: dict[str, Tensor])
         if field not in fields:
             raise ValueError(f"MEAF {config.name!r} needs more of this {what}, its {field}: {MISSING.get(field, UNKNOWN_PART)}")
     code = torch.cat([fields[field] for field in stream.inputs], dim=-1)
-    if code.shape[-1] != stream.input_width:
+    several = stream.projector in SEVERAL and code.shape[-1] % stream.input_width == 0
+    if code.shape[-1] != stream.input_width and not several:
         patches, width = stream.picture
         picture = f" and a CLIP Vision model of {patches} patches of {width} (ViT-H/14)" if patches else ""
         raise ValueError(

@@ -23,6 +23,7 @@ HEADS_DIVIDE = {  # projector with perceiver layers -> the width that its heads 
     "plus": "token_width",
     "plusv2": "token_width",
 }
+SEVERAL = ("portrait",)  # projectors that read several codes beside each other
 LOOKING = ("plus", "plusv2", "patch_resampler", "patch_mlp")  # projectors whose code ends in a picture and a blank one
 WIDENING = 4  # of a perceiver's feed-forward layers
 
@@ -98,6 +99,18 @@ class MLPProjector(LinearProjector):
 
     def _projection(self, operations) -> nn.Module:
         return _mlp(self.config, self.config.input_width, operations)
+
+
+class PortraitProjector(MLPProjector):
+    """IP-Adapter FaceID-Portrait: the MLP's tokens of several photos of one person, side by side. The code is one photo or
+    several, (B, n * input_width) -> tokens (B, n * N, token_width); "no code" is as many faces of zeros."""
+
+    def forward(self, code: Tensor) -> Tensor:
+        photos = code.unflatten(-1, (-1, self.config.input_width))
+        return super().forward(photos.flatten(0, 1)).unflatten(0, photos.shape[:2]).flatten(1, 2)
+
+    def null_code(self, code: Tensor) -> Tensor:
+        return torch.zeros_like(code[:1])
 
 
 class ResamplerProjector(Projector):
@@ -256,6 +269,7 @@ def _perceive(layers: nn.ModuleList, context: Tensor, latents: Tensor) -> Tensor
 
 PROJECTORS = {
     "mlp": MLPProjector,
+    "portrait": PortraitProjector,
     "linear": LinearProjector,
     "resampler": ResamplerProjector,
     "plus": partial(PictureProjector, shortcut=False),

@@ -79,6 +79,29 @@ def test_the_negative_side_is_the_zero_face_before_a_blank_picture():
     assert (both - (negative + 3 * (positive - negative))).abs().max() < 3e-5
 
 
+@pytest.mark.parametrize("base", ["sd15", "sdxl"])
+@torch.no_grad()
+def test_portrait_sees_several_photos_side_by_side(base):
+    """As published: 16 tokens of each photo, and those of as many faces of zeros on the negative side."""
+    studio, imported = Studio(base), Imported("faceid-portrait", base)
+    dsid = the_pack().module("deepexpo_models.dsid")
+    photos = imported.codes(batch=5)[0]["identity"]
+    person = dsid.average_identities(dsid.Identity(photos.embedding, photos.encoder))
+    noisy, twin = latents(), diffusers_twin(studio.model)
+    both = predict_noise(imported.apply(studio.model, identity=person), noisy, 500, studio.positive, studio.negative, cfg=3.0)
+    alone = predict_noise(imported.apply(studio.model, identity=person), noisy, 500, studio.positive)
+    expected = []
+    for face, text in ((photos.embedding[None], studio.positive), (torch.zeros(1, 5, 512), studio.negative)):
+        tokens = imported.tokens(face)
+        assert tokens.shape == (1, 5 * 16, 24)
+        published.attach_reference(twin, imported.file, tokens)
+        expected.append(twin_noise(twin, noisy, 500, text))
+    assert (alone - expected[0]).abs().max() < 1e-5
+    assert (both - (expected[1] + 3 * (expected[0] - expected[1]))).abs().max() < 3e-5
+    mean = dsid.Identity(person.embedding, person.encoder)
+    assert not same(alone, predict_noise(imported.apply(studio.model, identity=mean), noisy, 500, studio.positive))
+
+
 @torch.no_grad()
 def test_chained_to_a_meaf_of_ours_it_equals_one_meaf_with_both():
     """As train_meaf makes it of an imported identity: each stream reads its own encoder's codes."""

@@ -17,6 +17,7 @@ from deepexpo_models.dsid import (
     combine_semantics,
     euler_to_matrix,
     geodesic_angle,
+    join_identities,
     matrix_to_euler,
     matrix_to_rotation,
     public_encoder,
@@ -243,6 +244,19 @@ def test_what_a_recogniser_gives_beside_the_embedding_is_averaged_and_blended():
     assert half.norm.tolist() == [[22.0], [22.0]] and torch.equal(half.picture, torch.full((2, 6), 2.0))
     bare = Identity(public(2).embedding, public_encoder("buffalo_l"))
     assert blend_identities(public(1), bare, 0.5).extras() == {}
+
+
+def test_an_average_keeps_its_photos_apart_too():
+    two = average_identities(make_identity(2))
+    assert (
+        torch.equal(two.photos, make_identity(2).embedding.flatten()[None])
+        and average_identities(make_identity(1)).photos is None
+    )
+    many = average_identities(make_identity(40)).photos.unflatten(1, (16, -1))[0]
+    assert torch.equal(many[0], make_identity(40).embedding[0]) and torch.equal(many[-1], make_identity(40).embedding[-1])
+    assert blend_identities(two, average_identities(make_identity(3)), 0.5).photos is None, "nobody's photos"
+    assert join_identities(two, two).photos.shape == (2, two.photos.shape[1])
+    assert join_identities(two, average_identities(make_identity(3))).photos is None
 
 
 def test_public_encoders_differ_by_name_and_from_any_dsid():

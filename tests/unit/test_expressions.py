@@ -253,6 +253,17 @@ def test_every_pair_stands_row_by_row():
             assert torch.equal(columns.rotation[3 * row + column], semantics.rotation[column])
 
 
+def test_openings_of_landmarks_go_with_their_code():
+    """Through a sheet, a join and smoothing."""
+    semantics = replace(a_code(3), openings=torch.arange(21.0).reshape(3, 7))
+    assert torch.equal(every_pair(people(2), semantics)[1].openings, semantics.openings.repeat(2, 1))
+    assert torch.equal(join_semantics(semantics, semantics).openings[3:], semantics.openings)
+    assert join_semantics(semantics, a_code()).openings is None
+    shaken = torch.where(torch.arange(3)[:, None] == 1, 1.0, 0.0).expand(3, 7)
+    smooth = smooth_semantics(replace(semantics, openings=shaken), 1.0).openings
+    assert 0 < smooth.amax() < 0.9
+
+
 def test_codes_are_joined_in_order():
     joined = join_identities(people(1, 1, norm=torch.ones(1, 1)), people(2, 2))
     assert torch.equal(joined.embedding[1:], people(2, 2).embedding) and joined.norm is None
