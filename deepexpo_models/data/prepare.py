@@ -1,6 +1,10 @@
-"""Crop faces out of clips, once: python -m deepexpo_models.data.prepare --clips DIR --out DIR --size 256
+"""Crop faces out of clips or single photographs, once:
 
-With --landmarker every frame is labelled with its points, head pose and expression, by MediaPipe's face landmarker.
+    python -m deepexpo_models.data.prepare --clips DIR --out DIR --size 256 --landmarker face_landmarker.task
+    python -m deepexpo_models.data.prepare --stills DIR --out DIR --size 512 --landmarker face_landmarker.task
+
+With --landmarker every frame is labelled with its points, head pose and expression by MediaPipe's face landmarker, whose 478
+landmarks are kept beside them, and its faces are what is cropped. A still becomes name.jpg and name.json.
 
 Every clip becomes a folder of frames with labels.json, at the same place below --out, so the people keep their ids. The
 crop is smooth over time: one square for the whole clip where the head stays about there, else one that follows slowly.
@@ -10,7 +14,7 @@ import argparse
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -27,8 +31,9 @@ from ..faces.landmarks import TASK, open_landmarker
 from ..head import ARKIT52
 from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
 from .clips.labels import PARTS, UNKNOWN
-from .clips.landmark_labels import Detect, read_label
-from .clips.read import Unreadable
+from .clips.landmark_labels import LANDMARKS, Detect, read_label, save_landmarks
+from .clips.read import Unreadable, read_picture
+from .clips.stills import index_stills
 from .synthetic import EXPRESSION
 
 EVERY = 5  # a detector looks at every fifth frame
@@ -62,23 +67,56 @@ def prepare(
 ) -> IndexReport:
     """Crop all clips of a folder into another; whole ones that are there already are kept. The report tells what was skipped.
 
-    detector: one of faces.CHOICES; "none" takes whole pictures. landmarker: see `landmark_labels.read_label`; without it labels
-    are what the detector and the clips' own files tell. Raises ValueError for a detector that cannot be used, for
-    a folder without clips, for a folder_out within folder_in, where folder_out was made with other settings, and while another
-    process writes there.
+    detector: one of faces.CHOICES; "none" takes whole pictures. landmarker: see `landmark_labels.read_label`, it is the
+    detector too, where that is "auto"; without it labels are what the detector and the clips' own files tell. Raises
+    ValueError for a detector that cannot be used, for a folder without clips, for a folder_out within folder_in, where
+    folder_out was made with other settings, and while another process writes there.
     """
+    root, out = _folders(folder_in, folder_out)
+    tools, report = _open(size, detector, insightface_root, landmarker), index_clips(root)
+    with claimed(out):
+        return _prepare_all(report, root, out, tools)
+
+
+def prepare_stills(
+    folder_in: str | Path,
+    folder_out: str | Path,
+    size: int,
+    detector: str = "auto",
+    insightface_root: str | Path | None = None,
+    landmarker: Detect | None = None,
+) -> IndexReport:
+    """The same for single photographs, as `index_stills` finds them: name.jpg, name.json, and name.txt where it had one."""
+    root, out = _folders(folder_in, folder_out)
+    tools, report = _open(size, detector, insightface_root, landmarker), index_stills(root)
+    with claimed(out):
+        return _prepare_all_stills(report, root, out, tools)
+
+
+@dataclass(frozen=True)
+class _Tools:
+    settings: dict  # written beside what they made
+    opened: OpenedDetector
+    landmarker: Detect | None
+
+
+def _folders(folder_in: str | Path, folder_out: str | Path) -> tuple[Path, Path]:
     root, out = Path(folder_in), Path(folder_out)
     if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{out} lies within {root}, so crops would be taken for clips; choose another folder for them")
-    opened, report = open_detector(detector, Path(insightface_root) if insightface_root else None), index_clips(root)
+    return root, out
+
+
+def _open(size: int, detector: str, insightface_root, landmarker: Detect | None) -> _Tools:
     settings = {"size": size, "detector": detector, **({"landmarker": True} if landmarker else {})}
-    with claimed(out):
-        return _prepare_all(report, root, out, settings, opened, landmarker)
+    if landmarker and detector == "auto":
+        opened = OpenedDetector("landmarks", lambda image: [mesh.face for mesh in landmarker(image)], {})
+    else:
+        opened = open_detector(detector, Path(insightface_root) if insightface_root else None)
+    return _Tools(settings, opened, landmarker)
 
 
-def _prepare_all(
-    report: IndexReport, root: Path, out: Path, settings: dict, opened: OpenedDetector, landmarker: Detect | None
-) -> IndexReport:
+def _prepare_all(report: IndexReport, root: Path, out: Path, tools: _Tools) -> IndexReport:
     done, skipped, taken = [], list(report.skipped), set()
     for clip in tqdm(report.clips, unit="clip"):
         target = out / clip.path.relative_to(root)
@@ -87,32 +125,76 @@ def _prepare_all(
             if target in taken:
                 raise Unreadable("another clip beside it has the same name; rename one")
             taken.add(target)
-            _prepare_clip(clip, target, settings, opened, landmarker)
+            _prepare_clip(clip, target, tools)
             done.append(clip)
         except Unreadable as reason:
             skipped.append((clip.path, str(reason)))
     return IndexReport(tuple(done), tuple(skipped))
 
 
-def _prepare_clip(clip: Clip, target: Path, settings: dict, opened: OpenedDetector, landmarker: Detect | None) -> None:
+def _prepare_all_stills(report: IndexReport, root: Path, out: Path, tools: _Tools) -> IndexReport:
+    done, skipped, taken = [], list(report.skipped), set()
+    for person in tqdm(report.clips, unit="person"):
+        count = 0
+        for number, path in enumerate(person.frames):
+            target = (out / path.relative_to(root)).with_suffix(".jpg")
+            try:
+                if target in taken:
+                    raise Unreadable("another picture beside it has the same name; rename one")
+                taken.add(target)
+                _prepare_still(person, number, target, tools)
+                count += 1
+            except Unreadable as reason:
+                skipped.append((path, str(reason)))
+        done += [replace(person, count=count)] if count else []
+    return IndexReport(tuple(done), tuple(skipped))
+
+
+def _prepare_still(person: Clip, number: int, target: Path, tools: _Tools) -> None:
+    labels = target.with_suffix(".json")
+    if labels.exists():
+        return _require_same(labels, tools.settings)
+    frame = read_picture(person.frames[number])
+    faces = tools.opened.detect(_floats(frame)) if tools.opened.detect else []
+    if tools.opened.detect and not faces:
+        raise Unreadable("no face found in it")
+    face = select_face(faces, 0, "largest", frame.shape[:2]) if faces else _face(frame, None, 0.0)
+    crop, _, transform = crop_face(_floats(frame), face, SCALE, tools.settings["size"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    seen, points = read_label(tools.landmarker, crop) if tools.landmarker else ({}, None)
+    label = _label(person, number, face.points, transform) | seen
+    if points is not None:
+        save_landmarks(target.with_suffix(f".{LANDMARKS}"), {0: points})
+    if caption := person.caption(number):
+        target.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    _write_picture(target, crop)
+    labels.write_text(
+        json.dumps({"prepared": tools.settings, "frames": {"0": label} if label else {}})
+    )  # last: now it is whole
+
+
+def _prepare_clip(clip: Clip, target: Path, tools: _Tools) -> None:
     if target.exists():
-        return _require_same(target, settings)
-    boxes = _find_boxes(clip, opened)
+        return _require_same(target / LABELS, tools.settings)
+    boxes = _find_boxes(clip, tools.opened)
     centres, side = _smooth_path(boxes, clip.fps)
     partial = target.parent / f".partial-{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    labels = {}
+    labels, landmarks = {}, {}
     for number, frame in enumerate(read_frames(clip)):
         face = _face(frame, None if boxes.whole else centres[min(number, boxes.total - 1)], side)
-        crop, _, transform = crop_face(_floats(frame), face, SCALE, settings["size"])
+        crop, _, transform = crop_face(_floats(frame), face, SCALE, tools.settings["size"])
         _write_picture(partial / f"{number:06d}.jpg", crop)
-        seen = read_label(landmarker, crop) if landmarker else {}
+        seen, points = read_label(tools.landmarker, crop) if tools.landmarker else ({}, None)
+        landmarks |= {} if points is None else {number: points}
         if label := _label(clip, number, boxes.points.get(number), transform) | seen:
             labels[str(number)] = label
+    if landmarks:
+        save_landmarks(partial / LANDMARKS, landmarks)
     if clip.captions:
         (partial / CAPTION).write_text(clip.captions[0], encoding="utf-8")
-    told = {"fps": clip.fps, **({"times": clip.times} if clip.times else {}), "prepared": settings, "frames": labels}
+    told = {"fps": clip.fps, **({"times": clip.times} if clip.times else {}), "prepared": tools.settings, "frames": labels}
     (partial / LABELS).write_text(json.dumps(told))
     os.replace(partial, target)
 
@@ -185,16 +267,18 @@ def _write_picture(path: Path, crop: Tensor) -> None:
     Image.fromarray((crop * 255).round().byte().numpy()).save(path, quality=QUALITY)
 
 
-def _require_same(target: Path, settings: dict) -> None:
-    path = target / LABELS
+def _require_same(path: Path, settings: dict) -> None:
+    """path: the labels of what is there."""
     found = json.loads(path.read_text()).get("prepared") if path.is_file() else None
     if found != settings:
-        raise ValueError(f"{target} was made with {found}, not with {settings}; choose another --out or delete it")
+        raise ValueError(f"{path.parent} was made with {found}, not with {settings}; choose another --out or delete it")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Crop the faces out of clips, as folders of frames for training.")
-    parser.add_argument("--clips", type=Path, required=True, help="folder of videos or frame folders, one below per person")
+    parser = argparse.ArgumentParser(description="Crop the faces out of clips or photographs, and label them, for training.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--clips", type=Path, help="folder of videos or frame folders, one below per person")
+    source.add_argument("--stills", type=Path, help="folder of photographs, one below per person")
     parser.add_argument("--out", type=Path, required=True, help="folder for the crops; whole clips there are kept")
     parser.add_argument("--size", type=int, default=256, help="side of a crop in pixels")
     parser.add_argument("--detector", choices=CHOICES, default="auto", help="none: the pictures are crops already")
@@ -203,11 +287,12 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         landmarker = open_landmarker(given.landmarker) if given.landmarker else None
-        report = prepare(given.clips, given.out, given.size, given.detector, given.insightface, landmarker)
+        run, index = (prepare, index_clips) if given.clips else (prepare_stills, index_stills)
+        report = run(given.clips or given.stills, given.out, given.size, given.detector, given.insightface, landmarker)
     except (ValueError, DetectorUnavailable) as error:
         parser.error(str(error))
     print(report.summary())
-    print(labels_line(index_clips(given.out).clips) if report.clips else "nothing was prepared")
+    print(labels_line(index(given.out).clips) if report.clips else "nothing was prepared")
 
 
 def labels_line(clips: tuple[Clip, ...]) -> str:
