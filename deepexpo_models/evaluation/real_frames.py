@@ -95,7 +95,7 @@ def collect(folder: Path, task: Path, per_clip: int) -> tuple[RealFrames, dict[s
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEOS + PICTURES] if folder.is_dir() else []
     for path in tqdm(paths, unit="file"):
         try:
-            frames = list(_frames(path, per_clip))
+            frames = list(frames_of(path, per_clip))
         except Unreadable:
             counts["unreadable files"] += 1
             continue
@@ -112,7 +112,8 @@ def collect(folder: Path, task: Path, per_clip: int) -> tuple[RealFrames, dict[s
     return RealFrames(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]}, names=tuple(names)), counts
 
 
-def _frames(path: Path, per_clip: int):
+def frames_of(path: Path, per_clip: int):
+    """A still, or up to per_clip frames of a clip, evenly spaced: each (H, W, 3) uint8. Raises Unreadable."""
     if path.suffix.lower() in PICTURES:
         return [read_picture(path)]
     clip = Clip(path, person=path.stem, count=0)

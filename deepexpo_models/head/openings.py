@@ -145,6 +145,7 @@ def _rims(kind: str, basis: HeadBasis) -> _Rims:
     influence = nearest * fade * share
     ids, count = [i for pair in opening.pairs for i in pair], len(opening.pairs)
     influence[:, ids] = 0.0
+    influence[:, basis.rigid_weights > 0] = 0.0  # where faces are laid over each other, nothing of a reference may show
     for number, (up, down) in enumerate(opening.pairs):  # the rims themselves go all the way
         influence[number, up], influence[number, down] = opening.upper_share, opening.upper_share - 1
     return _Rims((upper - lower)[:, 1] / (upper - lower)[count // 2, 1], influence)
