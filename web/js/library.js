@@ -13,7 +13,7 @@ const STYLE = `
 .deepexpo-library .bar button { padding: 2px 6px; border-radius: 4px; border: 1px solid var(--border-color, #555); cursor: pointer;
   background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd); }
 .deepexpo-library .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)); gap: 4px; overflow-y: auto;
-  flex: 1; align-content: start; }
+  flex: 1; min-height: 0; align-content: start; grid-auto-rows: max-content; }
 .deepexpo-library .tile { padding: 0; border: 2px solid transparent; border-radius: 4px; background: var(--comfy-input-bg, #222);
   color: var(--input-text, #ddd); cursor: pointer; overflow: hidden; }
 .deepexpo-library .tile.chosen { border-color: #6fb1ff; }
