@@ -95,6 +95,12 @@ def _slider(name: str, limit: float, tooltip: str, **more) -> io.Float.Input:
     return io.Float.Input(name, default=0.0, min=-limit, max=limit, step=step, tooltip=tooltip, display_mode=slider, **more)
 
 
+def _shown(name: str) -> str:
+    """"mouth_open" -> "mouth: open", "left_eye" -> "eyes: left eye"."""
+    group = SLIDERS[name].group
+    return f"{group}: {name.removeprefix(f'{group}_').removeprefix(f'{group[:-1]}_').replace('_', ' ')}"
+
+
 class EditSemantics(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -161,7 +167,7 @@ class EditSemantics(io.ComfyNode):
                         1.0,
                         SLIDERS[name].what,
                         optional=True,
-                        display_name=f"{SLIDERS[name].group}: {name.replace('_', ' ')}",
+                        display_name=_shown(name),
                     )
                     for name in GROUPED
                 ),

@@ -13,7 +13,7 @@ from ..faces.landmarks import Track
 from ..head import ARKIT52, HeadBasis
 from ..head.expressions import GROUPS, group_mask
 from ..head.openings import GAZE, LIDS, LIPS
-from ..head.retarget import face_height, from_canonical, resting_face, retarget, surplus, to_canonical
+from ..head.retarget import average_face, face_height, from_canonical, resting_face, retarget, surplus, to_canonical
 from .codes import Identity, Semantics, require_aligned
 from .edit import ARKIT, ReadOut, arkit_numbers
 from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
@@ -78,13 +78,13 @@ def face_points(
     strengths: Strengths = Strengths(),
     readout: ReadOut | None = None,
 ) -> Tensor:
-    """The identity's resting face, or the canonical one, with the codes' expression and turn -> points (F, 478, 3) in pixels
+    """The identity's resting face, or the average one, with the codes' expression and turn -> points (F, 478, 3) in pixels
     of a picture of size (height, width). Nothing of the reference's proportions is in them.
 
     readout: of the DSID that made the codes, where it was not the landmarker. Raises ValueError for an identity without a
     face shape, and for batches that do not fit.
     """
-    rest = basis.points if identity is None else _rest(identity)
+    rest = average_face(basis) if identity is None else _rest(identity)
     scores = arkit_numbers(semantics, readout)
     count = len(scores) if identity is None else require_aligned(identity, semantics)
     scores = (scores * _shares(strengths)).expand(count, -1)

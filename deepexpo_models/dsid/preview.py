@@ -11,7 +11,7 @@ from .rotation import matrix_to_euler, rotation_to_matrix
 
 STYLE = "shaded"
 FRAMING = Framing(height=0.72, x=0.5, y=0.52)
-DECIMALS = 4  # of cm, ARKit numbers and degrees on their way to the browser
+DECIMALS = 6  # of cm, ARKit numbers and degrees on their way to the browser
 
 
 def head_picture(

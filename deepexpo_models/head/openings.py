@@ -65,7 +65,7 @@ def closed_lips(shape: Tensor, basis: HeadBasis) -> Tensor:
     """shape (F, 478, 3) -> the same with its lips just closed."""
     closed = _open(shape, "lips", shape.new_zeros(len(shape)), basis)
     upper, lower = (closed[:, list(ids), 2] for ids in zip(*OPENINGS["lips"].pairs))
-    closed[..., 2] -= (upper - lower) @ _rims("lips", basis).influence
+    closed[..., 2] -= (upper - lower) @ rims_of("lips", basis).influence
     return closed
 
 
@@ -110,7 +110,7 @@ def _open(shape: Tensor, kind: str, gap: Tensor, basis: HeadBasis) -> Tensor:
     upper, lower = (shape[:, list(ids), 1] for ids in zip(*OPENINGS[kind].pairs))
     gaps = upper - lower  # (F, pairs)
     own = gaps[:, gaps.shape[1] // 2, None]
-    rims = _rims(kind, basis)
+    rims = rims_of(kind, basis)
     seen = ((own - ALMOST_CLOSED) / ALMOST_CLOSED).clamp(0, 1)  # a gap too small to have a form takes the canonical one
     form = torch.lerp(rims.form.expand_as(gaps), (gaps / own.clamp_min(ALMOST_CLOSED)).clamp(0, 1.5), seen)
     moved = shape.clone()
@@ -119,13 +119,13 @@ def _open(shape: Tensor, kind: str, gap: Tensor, basis: HeadBasis) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rims:
+class Rims:
     form: Tensor  # (pairs,) gaps of the canonical opening over its middle one
     influence: Tensor  # (pairs, 478) how far each point goes with a pair's change; upper rim up, lower rim down
 
 
 @lru_cache(maxsize=8)
-def _rims(kind: str, basis: HeadBasis) -> _Rims:
+def rims_of(kind: str, basis: HeadBasis) -> Rims:
     """Skin follows the part of the rim that is nearest to it on the canonical face, whose lips and lids are apart."""
     opening, points = OPENINGS[kind], basis.points
     upper, lower = (points[list(ids)] for ids in zip(*opening.pairs))
@@ -148,4 +148,4 @@ def _rims(kind: str, basis: HeadBasis) -> _Rims:
     influence[:, basis.rigid_weights > 0] = 0.0  # where faces are laid over each other, nothing of a reference may show
     for number, (up, down) in enumerate(opening.pairs):  # the rims themselves go all the way
         influence[number, up], influence[number, down] = opening.upper_share, opening.upper_share - 1
-    return _Rims((upper - lower)[:, 1] / (upper - lower)[count // 2, 1], influence)
+    return Rims((upper - lower)[:, 1] / (upper - lower)[count // 2, 1], influence)

@@ -36,7 +36,7 @@ def normals_scannet(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -
 
 def depth(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -> np.ndarray:
     """points (478, 3) -> (H, W, 3) uint8, near white, background black, each face over its own range."""
-    drawn, values = _interpolate(face, face[:, 2:], size, _filled(basis))
+    drawn, values = _interpolate(face, face[:, 2:], size, filled(basis))
     near, far = face[:, 2].min(), face[:, 2].max()
     level = NEAREST - (NEAREST - FARTHEST) * (values[:, 0] - near) / max(far - near, 1e-6)
     return _paint(drawn, level[:, None].repeat(3, 1) * 255)
@@ -46,8 +46,8 @@ def shaded(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -> np.ndar
     """points (478, 3) -> (H, W, 3) uint8: a plain head in soft light, smooth at its edges."""
     cv2 = opencv()
     face, (height, width) = face * 2, size
-    carried = np.concatenate([_vertex_normals(face, basis), _lip_share(basis)[:, None]], axis=1)
-    drawn, values = _interpolate(face, carried, (2 * height, 2 * width), _skin(basis))
+    carried = np.concatenate([_vertex_normals(face, basis), lip_share(basis)[:, None]], axis=1)
+    drawn, values = _interpolate(face, carried, (2 * height, 2 * width), skin(basis))
     normal = values[:, :3] / np.linalg.norm(values[:, :3], axis=1, keepdims=True).clip(1e-6)
     light = AMBIENT + (1 - AMBIENT) * (normal @ (LIGHT / np.linalg.norm(LIGHT)) * 0.5 + 0.5) ** 1.5
     canvas = np.full((2 * height, 2 * width, 3), BACKGROUND, np.uint8)
@@ -58,7 +58,7 @@ def shaded(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -> np.ndar
 
 def silhouette(face: np.ndarray, size: tuple[int, int], basis: HeadBasis) -> np.ndarray:
     """points (478, 3) -> (H, W) uint8, 1 where the face is."""
-    return (_interpolate(face, face, size, _filled(basis))[0] >= 0).astype(np.uint8)
+    return (_interpolate(face, face, size, filled(basis))[0] >= 0).astype(np.uint8)
 
 
 def facing(face: np.ndarray, basis: HeadBasis) -> np.ndarray:
@@ -67,7 +67,7 @@ def facing(face: np.ndarray, basis: HeadBasis) -> np.ndarray:
 
 
 def _normals(face: np.ndarray, size: tuple[int, int], basis: HeadBasis, signs: tuple[int, int, int]) -> np.ndarray:
-    drawn, values = _interpolate(face, _vertex_normals(face, basis), size, _filled(basis))
+    drawn, values = _interpolate(face, _vertex_normals(face, basis), size, filled(basis))
     values = values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-6)
     return _paint(drawn, (values * signs + 1) * 127.5)
 
@@ -101,7 +101,7 @@ def _interpolate(face: np.ndarray, values: np.ndarray, size: tuple[int, int], tr
 
 def _vertex_normals(face: np.ndarray, basis: HeadBasis) -> np.ndarray:
     """(478, 3), outward, in the picture's frame (x right, y down, z away)."""
-    triangles = _filled(basis)
+    triangles = filled(basis)
     corners = face[triangles]
     normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 1] - corners[:, 0])
     summed = np.zeros_like(face)
@@ -128,7 +128,7 @@ def _paint_openings(canvas: np.ndarray, face: np.ndarray) -> None:
 
 
 @lru_cache(maxsize=2)
-def _skin(basis: HeadBasis) -> np.ndarray:
+def skin(basis: HeadBasis) -> np.ndarray:
     """The mesh's triangles less those that span an eye or the mouth."""
     triangles = basis.triangles.numpy()
     spanning = [np.isin(triangles, ring).all(1) for ring in (MOUTH_RING, *EYE_RINGS.values())]
@@ -136,7 +136,7 @@ def _skin(basis: HeadBasis) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _filled(basis: HeadBasis) -> np.ndarray:
+def filled(basis: HeadBasis) -> np.ndarray:
     """The skin, fans over the eyes, and strips over the mouth."""
     extra = [(pupil, a, b) for side, pupil in PUPILS.items() for a, b in _around(EYE_RINGS[side])]
     half = len(MOUTH_RING) // 2
@@ -144,7 +144,7 @@ def _filled(basis: HeadBasis) -> np.ndarray:
     extra += [t for a, b, c, d in zip(upper, upper[1:], lower, lower[1:]) for t in ((a, c, b), (b, c, d)) if len(set(t)) == 3]
     points = basis.points.numpy()
     turned = [t if _faces_front(points[list(t)]) else (t[0], t[2], t[1]) for t in extra]
-    return np.concatenate([_skin(basis), np.array(turned)])
+    return np.concatenate([skin(basis), np.array(turned)])
 
 
 def _around(ring):
@@ -156,7 +156,7 @@ def _faces_front(corners: np.ndarray) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _lip_share(basis: HeadBasis) -> np.ndarray:
+def lip_share(basis: HeadBasis) -> np.ndarray:
     """(478,) 1 on the lips, 0 elsewhere."""
     cv2 = opencv()
     outline = basis.points.numpy()[list(OUTER_LIPS), :2].astype(np.float32)

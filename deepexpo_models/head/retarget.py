@@ -62,6 +62,11 @@ def resting_face(shape: Tensor, scores: Tensor, basis: HeadBasis) -> Tensor:
     return straight_gaze(closed_lips(rest, basis), basis)[0]
 
 
+def average_face(basis: HeadBasis) -> Tensor:
+    """The canonical face at rest, its lips closed: (478, 3) cm. Nobody's own."""
+    return closed_lips(basis.points[None], basis)[0]
+
+
 def express(scores: Tensor, basis: HeadBasis) -> Tensor:
     """scores (F, 52) -> what they add to a face (F, 478, 3) cm."""
     return torch.einsum("fk,kpd->fpd", scores.float(), basis.offsets)
@@ -105,4 +110,4 @@ def _natural(rest: Tensor, scores: Tensor, basis: HeadBasis) -> Tensor:
 
 
 def _canonical(scores: Tensor, basis: HeadBasis) -> Tensor:
-    return closed_lips(basis.points[None], basis) + express(scores, basis)
+    return average_face(basis) + express(scores, basis)

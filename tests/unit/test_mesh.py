@@ -75,7 +75,7 @@ def test_place_size_and_strengths():
     assert face_height(drawn).item() == pytest.approx(200, rel=0.02)
     assert drawn[0, :, 0].mean().item() == pytest.approx(200, abs=8), "0.25 of 800, and the head is not turned"
     smiling = code(scores(mouthSmile=0.8, browInnerUp=0.9))
-    still = face_points(None, code(), BASIS, SIZE)
+    still = face_points(None, code(), BASIS, SIZE, strengths=Strengths(mouth=0))
     without = face_points(None, smiling, BASIS, SIZE, strengths=Strengths(mouth=0, eyes=0, brows=0, cheeks=0))
     assert (without - still).abs().max() < 2.5
     brows = face_points(None, smiling, BASIS, SIZE, strengths=Strengths(mouth=0))
