@@ -96,7 +96,7 @@ def _slider(name: str, limit: float, tooltip: str, **more) -> io.Float.Input:
 
 
 def _shown(name: str) -> str:
-    """"mouth_open" -> "mouth: open", "left_eye" -> "eyes: left eye"."""
+    """mouth_open -> mouth: open, left_eye -> eyes: left eye."""
     group = SLIDERS[name].group
     return f"{group}: {name.removeprefix(f'{group}_').removeprefix(f'{group[:-1]}_').replace('_', ' ')}"
 
