@@ -192,7 +192,7 @@ class EditSemantics(io.ComfyNode):
         turns = {name: numbers.pop(name) for name in ANGLES}
         edit = Edit(take, exaggerate, preset, preset_strength, numbers, **turns)
         edited = edit_semantics(semantics, edit, onto, readout)
-        shown = {"deepexpo_head": [live_head(identity, semantics, onto, readout)]}
+        shown = {"deepexpo_head": [live_head(identity, semantics, onto, readout, edit)]}
         note = expression_note(edited, readout)
         picture = head_picture(identity, edited, basis, readout)
         return io.NodeOutput(edited, picture, ui={**shown, "text": [note] if note else []})

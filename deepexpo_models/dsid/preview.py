@@ -1,11 +1,13 @@
 """The head that the editor shows: a picture of edited codes, and what a browser needs to draw the same edits by itself."""
 
+from dataclasses import fields
+
 from torch import Tensor
 
 from ..head.basis import HeadBasis
 from ..head.control import draw_control
 from .codes import Identity, Semantics
-from .edit import ARKIT, ReadOut, arkit_numbers, arkit_semantics
+from .edit import ARKIT, Edit, ReadOut, arkit_numbers, arkit_semantics
 from .mesh import Framing, face_points
 from .rotation import matrix_to_euler, rotation_to_matrix
 
@@ -35,15 +37,18 @@ def expression_note(semantics: Semantics | None, readout: ReadOut | None) -> str
     return f"the expression of {semantics.encoder} has no named numbers: this head shows the turn alone"
 
 
-def live_head(identity: Identity | None, semantics: Semantics | None, onto: Semantics | None, readout: ReadOut | None) -> dict:
-    """What `web/js/head.js` edits, as JSON: the first row's resting face (1434 numbers in cm, or None for the average one), the
-    incoming code, the one that it is put onto, and a sentence or nothing."""
+def live_head(
+    identity: Identity | None, semantics: Semantics | None, onto: Semantics | None, readout: ReadOut | None, edit: Edit
+) -> dict:
+    """What `web/js/head.js` draws, as JSON: of the first row the resting face (1434 numbers in cm, None for the average one),
+    the incoming code and the one that it is put onto; the edit by the names of the node's widgets."""
     shape = None if identity is None else identity.face_shape
+    named = {field.name: getattr(edit, field.name) for field in fields(edit) if field.name != "sliders"}
     return {
         "rest": None if shape is None else _row(shape),
         "source": _code(semantics, readout),
         "onto": _code(onto, readout),
-        "note": expression_note(semantics, readout) or expression_note(onto, readout),
+        "settings": {**named, **edit.sliders},
     }
 
 

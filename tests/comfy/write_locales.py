@@ -45,8 +45,8 @@ def node_definitions(language: str) -> tuple[dict, list[str]]:
             missing.append(english)
         return found or english
 
-    def label(name: str) -> str:
-        return name if language == "en" else named(name, language)
+    def label(socket) -> str:
+        return (socket.display_name or socket.id) if language == "en" else named(socket.id, language)
 
     definitions = {}
     for node_id, node in sorted(the_pack().loaded.nodes.items()):
@@ -54,7 +54,7 @@ def node_definitions(language: str) -> tuple[dict, list[str]]:
         definitions[node_id] = {
             "display_name": text(schema.display_name),
             "description": text(schema.description),
-            "inputs": {socket.id: {"name": label(socket.id), "tooltip": text(socket.tooltip)} for socket in schema.inputs},
+            "inputs": {socket.id: {"name": label(socket), "tooltip": text(socket.tooltip)} for socket in schema.inputs},
             "outputs": {
                 str(slot): {"name": output_name(socket, text), "tooltip": text(socket.tooltip)}
                 for slot, socket in enumerate(schema.outputs)

@@ -21,16 +21,15 @@ NODE = os.environ.get("NODE") or shutil.which("node")
 SCRIPT = """
 import { readFileSync } from "node:fs";
 import { editCode, parseHead, rotationOf, shapeOf, turned } from "./head.js";
-const [file, cases] = process.argv.slice(2);
+const [file, states] = process.argv.slice(2);
 const bytes = readFileSync(file);
 const head = parseHead(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
-const results = JSON.parse(readFileSync(cases)).map(({ state, settings }) => {
-  const code = editCode(head, state, settings);
+const results = JSON.parse(readFileSync(states)).map((state) => {
+  const code = editCode(head, state, state.settings);
   return [...turned(shapeOf(head, state.rest, code), rotationOf(code.angles))];
 });
 process.stdout.write(JSON.stringify(results));
 """
-DEFAULTS = {"take": "everything", "exaggerate": 1.0, "preset": "none", "preset_strength": 1.0}
 EDITS = [
     {},
     {"sliders": {"smile": 0.7, "mouth_open": 0.5}, "yaw": 25.0, "pitch": -10.0, "roll": 6.0},
@@ -73,19 +72,15 @@ def expected(identity, semantics, onto, edit: Edit) -> torch.Tensor:
     return from_canonical(shape, rotation_to_matrix(edited.rotation), torch.ones(1), torch.zeros(1, 3))[0]
 
 
-def settings_of(edit: dict) -> dict:
-    return {**DEFAULTS, **{name: value for name, value in edit.items() if name != "sliders"}, **edit.get("sliders", {})}
-
-
 @pytest.mark.skipif(NODE is None, reason="no node (NODE or on the PATH): the browser's head was not compared with Python's")
 def test_vertices_equal_pythons(tmp_path):
     shutil.copyfile(ROOT / "web" / "js" / "head.js", tmp_path / "head.js")
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "run.js").write_text(SCRIPT)
     pairs = [(source, edit) for source in SOURCES.values() for edit in EDITS]
-    cases = [{"state": live_head(*source, None), "settings": settings_of(edit)} for source, edit in pairs]
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    ran = subprocess.run([NODE, "run.js", FILE, "cases.json"], cwd=tmp_path, capture_output=True, check=True)
+    states = [live_head(*source, None, Edit(**edit)) for source, edit in pairs]
+    (tmp_path / "states.json").write_text(json.dumps(states))
+    ran = subprocess.run([NODE, "run.js", FILE, "states.json"], cwd=tmp_path, capture_output=True, check=True)
     made = torch.tensor(json.loads(ran.stdout)).view(len(pairs), 478, 3)
     wanted = torch.stack([expected(*source, Edit(**edit)) for source, edit in pairs])
     off = (made - wanted).abs().amax((1, 2))

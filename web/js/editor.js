@@ -15,7 +15,6 @@ const DEGREES = 110; // for a drag from one border to the other
 const HINT = "Drag: turn the head. Shift and drag: lean it. Double click: look ahead.";
 const STYLE = "width:100%;height:100%;display:block;object-fit:contain;background:linear-gradient(#25272a,#3c3d40);border-radius:6px;cursor:grab;"
   + "touch-action:none;user-select:none";
-const NOTE_STYLE = "position:absolute;left:8px;right:8px;bottom:6px;font:11px sans-serif;color:#e8c26a;pointer-events:none";
 
 const LINE_STYLE = "position:absolute;right:8px;top:6px;font:11px sans-serif;color:#aaa;cursor:pointer;display:none";
 const UNFOLDED = "deepexpo_all_numbers"; // property of a node
@@ -34,12 +33,10 @@ class Preview {
     Object.assign(this, { node, head, state: {}, drawn: null, picture: new Picture(SIDE) });
     this.canvas = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE, title: HINT });
     this.canvas.style.cssText = STYLE;
-    this.note = document.createElement("div");
-    this.note.style.cssText = NOTE_STYLE;
     this.element = document.createElement("div");
     this.element.style.cssText = "position:relative;width:100%;height:100%;overflow:hidden";
     this.folding = new Folding(node);
-    this.element.append(this.canvas, this.note, this.folding.line);
+    this.element.append(this.canvas, this.folding.line);
     this.listen();
   }
 
@@ -79,7 +76,6 @@ class Preview {
     const shape = shapeOf(this.head, inputs.rest, code);
     this.picture.draw(bust(this.head, inputs.rest ?? this.head.rest, shape, code.angles));
     this.canvas.getContext("2d").putImageData(new ImageData(this.picture.pixels, SIDE), 0, 0);
-    this.note.textContent = inputs.source || inputs.onto ? this.state.note ?? "" : "";
   }
 
   // A new node begins as high as what it shows; a loaded one has its height.
