@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from rig.graphs import WORKFLOWS, read_workflow
-from rig.host import extra_nodes
-from rig.pack import the_pack
+from rig.pack import node_definitions
+from templates import TEMPLATES
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}  # the frontend's own: not sent to the server
@@ -18,18 +18,14 @@ FOLDERS = {
     "CheckpointLoaderSimple": "models/checkpoints",
     "LoraLoader": "models/loras",
     "ControlNetLoader": "models/controlnet",
-    "DeepExPoFindLandmarks": "models/mediapipe",
+    "DeepExPoFindLandmarks": "models/detection",
 }  # loader -> where its files go
 TITLE = 30  # height of a node's title, which lies above its pos
 
 
 @pytest.fixture(scope="module")
 def definitions() -> dict[str, type]:
-    """Node type -> class: ComfyUI's own nodes that are always there, and ours."""
-    import nodes
-
-    masks = {name: getattr(extra_nodes("nodes_mask"), name) for name in ("SolidMask", "MaskComposite")}
-    return {**nodes.NODE_CLASS_MAPPINGS, **masks, **the_pack().loaded.nodes}
+    return node_definitions()
 
 
 def ui(name: str) -> dict:
@@ -56,7 +52,7 @@ def widget_values(node: dict, definition: type) -> dict:
         found[name] = next(values)
         if options.get("control_after_generate"):
             assert next(values) == "fixed"
-        if options.get("image_upload"):
+        if options.get("image_upload") or options.get("video_upload"):
             assert next(values) == "image"
     assert not list(values), f"{node['type']} {node['id']} has more values than widgets"
     return found
@@ -80,7 +76,7 @@ def to_api(workflow: dict, definitions: dict[str, type]) -> dict:
 
 
 def test_every_workflow_has_a_thumbnail_and_an_api_twin():
-    assert NAMES
+    assert NAMES == list(TEMPLATES)
     assert NAMES == sorted(path.stem for path in WORKFLOWS.glob("*.jpg"))
     assert NAMES == sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 

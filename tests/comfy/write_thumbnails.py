@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Thumbnails of the templates, from their pictures on the starter, or their maps: `python tests/comfy/write_thumbnails.py`.
+"""Thumbnails of the templates: `python tests/comfy/write_thumbnails.py [name ...]`.
 
-Each template is run as it stands, through the HTTP API of a real server; its pictures stand side by side in
-workflows/<name>.jpg.
+Each template on the starter is run as it stands, through the HTTP API of a real server; of those whose weights are not ours the
+maps are shown. The pictures stand side by side in workflows/<name>.jpg.
 """
 
 import sys
@@ -22,7 +22,7 @@ from deepexpo_models.head import load_basis
 from deepexpo_models.head.control import draw_control
 from deepexpo_models.head.expressions import preset_units
 from rig import host
-from rig.graphs import WORKFLOWS, decode, read_workflow, values
+from rig.graphs import WORKFLOWS, decode, has, read_workflow
 from rig.server import running_server
 
 WIDTH, COLUMNS = 720, 4
@@ -31,24 +31,49 @@ WIDTH, COLUMNS = 720, 4
 def main() -> None:
     if reason := host.start():
         sys.exit(reason)
+    names = sys.argv[1:] or sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+    for name in [name for name in names if name in MAPS]:
+        write(name, MAPS[name]())
+    drawn = [name for name in names if name not in MAPS and has(read_workflow(name), "DeepExPoLoadStarter")]
+    if not drawn:
+        return
     with tempfile.TemporaryDirectory() as base, running_server(Path(base)) as server:
-        for path in sorted((WORKFLOWS / "api").glob("*.json")):
-            graph = read_workflow(path.stem)
-            if values(graph, "DeepExPoDrawFaceControl", "style"):
-                sheet(maps()).save(WORKFLOWS / f"{path.stem}.jpg", quality=88)
-            elif not values(graph, "CheckpointLoaderSimple", "ckpt_name"):
-                pictures = [decode(picture) for picture in server.pictures(server.post_prompt(graph, timeout=600))]
-                sheet(pictures).save(WORKFLOWS / f"{path.stem}.jpg", quality=88)
-                print(path.stem, len(pictures))
+        for name in drawn:
+            entry = server.post_prompt(read_workflow(name), timeout=600)
+            write(name, [decode(picture) for picture in server.pictures(entry)])
 
 
-def maps() -> list[np.ndarray]:
-    """One expression, turned, in three styles: what a template whose weights are not ours can show."""
-    basis, size = load_basis(), (360, 360)
-    code = arkit_semantics(preset_units("laughing")[None], torch.tensor([[28.0, 4.0, 6.0]]))
-    points = face_points(None, code, basis, size, Framing(0.75, 0.5, 0.5))
-    styles = ("mediapipe face", "shaded", "normal")
-    return [(draw_control(points, size, style, basis)[0] * 255).byte().numpy() for style in styles]
+def write(name: str, pictures: list[np.ndarray]) -> None:
+    sheet(pictures).save(WORKFLOWS / f"{name}.jpg", quality=88)
+    print(name, len(pictures))
+
+
+def heads(style: str, *looks: tuple[str, tuple[float, float, float]]) -> list[np.ndarray]:
+    """A preset and yaw, pitch, roll in degrees, each -> pictures."""
+    basis, side = load_basis(), (360, 360)
+    code = arkit_semantics(
+        torch.stack([preset_units(preset) for preset, _ in looks]), torch.tensor([turn for _, turn in looks])
+    )
+    points = face_points(None, code, basis, side, Framing(0.75, 0.5, 0.5))
+    return [(picture * 255).byte().numpy() for picture in draw_control(points, side, style, basis)]
+
+
+FRONT, TURNED, UP = (0.0, 0.0, 0.0), (28.0, 4.0, 6.0), (-25.0, 10.0, -8.0)
+MAPS = {  # what a template whose weights are not ours can show
+    "02_photo_sd15": lambda: heads("shaded", ("laughing", TURNED)) + heads("mediapipe face", ("laughing", TURNED)),
+    "03_photo_sdxl": lambda: [
+        picture for style in ("shaded", "depth", "instantid points") for picture in heads(style, ("happy", UP))
+    ],
+    "04_expression_and_pose_from_two_photos": lambda: heads("shaded", ("angry", FRONT), ("none", TURNED), ("angry", TURNED)),
+    "05_one_person_many_expressions": lambda: [
+        picture for style in ("shaded", "mediapipe face")
+        for picture in heads(style, *((name, FRONT) for name in ("happy", "sad", "angry", "surprised")))
+    ],
+    "06_clip_to_maps": lambda: [
+        picture for style in ("shaded", "mediapipe face")
+        for picture in heads(style, *(("shout" if n % 2 else "none", (-30.0 + 20 * n, 0.0, 0.0)) for n in range(4)))
+    ],
+}  # fmt: skip
 
 
 def sheet(pictures: list[np.ndarray]) -> Image.Image:

@@ -178,7 +178,7 @@ def test_the_table_of_templates_names_each_file_once():
 
 
 def test_the_downloads_are_those_of_the_template():
-    template = json.loads(read(ROOT / "workflows" / "3_photo_sd15.json"))
+    template = json.loads(read(ROOT / "workflows" / "02_photo_sd15.json"))
     files = [file for node in template["nodes"] for file in node["properties"].get("models", [])]
     rows = ROW.findall(section("First picture of a photograph"))
     assert files

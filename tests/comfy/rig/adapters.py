@@ -24,7 +24,6 @@ class Adapter:
 ADAPTERS = {  # name of the files that the command writes -> what they are made of
     "faceid-sd15.safetensors": Adapter("faceid", "sd15", published.mlp(768)),
     "faceid-plusv2-sd15.safetensors": Adapter("faceid-plusv2", "sd15", published.plus(768)),
-    "instantid-sdxl.safetensors": Adapter("instantid", "sdxl", published.resampler(2048), lora=False),
 }
 
 
@@ -41,11 +40,18 @@ def write_adapter(models: Path, name: str) -> None:
     given.unlink()
 
 
+IN_PLACE = {  # models/<folder>/<name>, as their authors publish them
+    "ipadapter/ip-adapter-faceid_sd15.bin": Adapter("faceid", "sd15", published.mlp(768)),
+    "instantid/ip-adapter.bin": Adapter("instantid", "sdxl", published.resampler(2048), lora=False),
+}
+
+
 def write_in_place(models: Path, name: str) -> None:
-    """models/ipadapter/<name>, as its authors publish it."""
-    numbers, context = published.PUBLISHED["sd15"]
-    shapes = published.adapter_shapes(numbers, context, published.mlp(768), True)
-    path = models / "ipadapter" / name
+    """models/<name>, of IN_PLACE."""
+    adapter = IN_PLACE[name]
+    numbers, context = published.PUBLISHED[adapter.base]
+    shapes = published.adapter_shapes(numbers, context, adapter.projector, adapter.lora)
+    path = models / name
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(published.nested(published.random_file(shapes, dtype=torch.float16)), path)
 

@@ -19,21 +19,57 @@ VAE = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
+HINT, UNION_TYPES = "controlnet_cond_embedding", 8
+MID = {"transformer_depth": [0, 0, 0, 0, 1, 1], "transformer_depth_middle": 1, "transformer_depth_output": [0] * 6 + [1] * 3}
 
 
 def write_checkpoint(path: Path, family: str, seed: int = 0) -> Path:
     return _write(path, described_tensors(family), seed)
 
 
-def write_controlnet(path: Path, family: str = "sd15", seed: int = 0) -> Path:
-    """A random ControlNet in the published layout; its joins are random too, so that a map changes the picture."""
-    from comfy.cldm.cldm import ControlNet
+def write_controlnet(path: Path, family: str = "sd15", union: bool = False, seed: int = 0) -> Path:
+    """A random ControlNet in its published layout; its joins are random too, so that a map changes the picture. SDXL's has the
+    depth of diffusers' published *mid* size, a seventh of the whole one; union: with the networks of xinsir's."""
+    return _write(path, CONTROLNETS[family](union), seed)
 
+
+def _sd15_controlnet(_union: bool) -> dict[str, Tensor]:
+    """As the v1.1 ControlNets and CrucibleAI's are."""
+    return {f"control_model.{name}": tensor for name, tensor in _controlnet(_unet_config("sd15")).items()}
+
+
+def _sdxl_controlnet(union: bool) -> dict[str, Tensor]:
+    """As diffusers writes them: InstantID's, xinsir's."""
+    import comfy.utils
+
+    config = {**_unet_config("sdxl"), **MID}
+    more = {"union_controlnet_num_control_type": UNION_TYPES} if union else {}
+    tensors = _controlnet({**config, **more})
+    published = {ours: theirs for theirs, ours in comfy.utils.unet_to_diffusers(config).items()}
+    zeros = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in tensors)
+    hints = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("input_hint_block.")})
+    layers = {f"zero_convs.{n}.0": f"controlnet_down_blocks.{n}" for n in range(zeros)}
+    layers |= {"middle_block_out.0": "controlnet_mid_block", f"input_hint_block.{hints[0]}": f"{HINT}.conv_in"}
+    layers |= {f"input_hint_block.{n}": f"{HINT}.blocks.{i}" for i, n in enumerate(hints[1:-1])}
+    layers[f"input_hint_block.{hints[-1]}"] = f"{HINT}.conv_out"
+    published |= {f"{a}.{end}": f"{b}.{end}" for a, b in layers.items() for end in ("weight", "bias")}
+    return {published.get(name, name).replace(".attn.in_proj.", ".attn.in_proj_"): tensor for name, tensor in tensors.items()}
+
+
+def _unet_config(family: str) -> dict:
     config = dict(describe(family).model_config(describe(family).full, torch.float16).unet_config)
     for name in ("out_channels", "use_temporal_attention"):
         config.pop(name, None)
-    net = ControlNet(**config, hint_channels=3, device=torch.device("meta"))
-    return _write(path, {f"control_model.{name}": tensor for name, tensor in net.state_dict().items()}, seed)
+    return config
+
+
+def _controlnet(config: dict) -> dict[str, Tensor]:
+    from comfy.cldm.cldm import ControlNet
+
+    return ControlNet(**config, hint_channels=3, device=torch.device("meta"), dtype=torch.float16).state_dict()
+
+
+CONTROLNETS = {"sd15": _sd15_controlnet, "sdxl": _sdxl_controlnet}
 
 
 def _write(path: Path, tensors: dict[str, Tensor], seed: int) -> Path:

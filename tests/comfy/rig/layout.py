@@ -12,12 +12,14 @@ except ImportError:  # Python 3.10
 
 from .host import PACK
 
-TITLE, SLOT, WIDGET, GAP, BETWEEN = 30, 20, 24, 20, 50
+TITLE, SLOT, WIDGET, GAP, BETWEEN = 30, 20, 24, 20, 40
+SCREEN, LARGEST, CORNER = 1600, 0.8, [105, 135]  # pixels across, zoom at the opening, room for the frontend's bars
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}  # the oldest ComfyUI that the pack runs on
 EXTRA = {
     "control_after_generate": ("fixed", 1),
     "image_upload": ("image", 1),
+    "video_upload": ("image", 1),
 }  # option -> value and rows that follow the widget
 
 
@@ -59,24 +61,42 @@ def default(kind, options: dict):
     return options.get("default", choices[0] if choices else None)
 
 
-def frontend_graph(api: dict, boxes: dict[str, Box], columns: list[tuple[int, list[str]]], note: str, definitions) -> dict:
-    """The file that the frontend opens: `columns` of (width, node ids), and a note below the first ones."""
+Columns = list[tuple[int, list[str]]]  # width and node ids, from left to right
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+    below: tuple[int, int]  # the first and the last of the columns above it
+    height: int
+
+
+def frontend_graph(api: dict, boxes: dict[str, Box], columns: Columns, note: Note, definitions) -> dict:
+    """The file that the frontend opens."""
     places, bottoms = _places(boxes, columns, definitions)
     links, ends = _links(api, definitions)
     nodes = [_node(key, api[key], boxes[key], places[key], ends, definitions) for key in api]
-    x = sum(width + BETWEEN for width, _ in columns[:2]) - BETWEEN
+    first, last = note.below
+    left, right = (sum(width + BETWEEN for width, _ in columns[:number]) for number in (first, last + 1))
+    top = max(bottoms[first : last + 1]) + TITLE + GAP
     nodes.append({
-        "id": len(api) + 1, "type": "MarkdownNote", "pos": [0, max(bottoms[:2]) + TITLE + GAP], "size": [x, 190], "flags": {},
-        "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Note", "properties": {}, "widgets_values": [note],
-        "color": "#432", "bgcolor": "#653",
+        "id": len(api) + 1, "type": "MarkdownNote", "pos": [left, top], "size": [right - left - BETWEEN, note.height],
+        "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Note", "properties": {},
+        "widgets_values": [note.text], "color": "#432", "bgcolor": "#653",
     })  # fmt: skip
     return {
         "id": "", "revision": 0, "last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links,
-        "groups": [], "config": {}, "extra": {}, "version": 0.4,
+        "groups": [], "config": {}, "extra": {"ds": _view(columns), "workflowRendererVersion": "LG"}, "version": 0.4,
     }  # fmt: skip
 
 
-def _places(boxes: dict[str, Box], columns: list[tuple[int, list[str]]], definitions) -> tuple[dict, list[int]]:
+def _view(columns: Columns) -> dict:
+    """All columns on a screen, and not larger than is pleasant; text is drawn from a zoom of 0.6 on."""
+    width = sum(width + BETWEEN for width, _ in columns)
+    return {"scale": min(LARGEST, int(100 * SCREEN / (width + CORNER[0])) / 100), "offset": CORNER}
+
+
+def _places(boxes: dict[str, Box], columns: Columns, definitions) -> tuple[dict, list[int]]:
     """Key -> [x, y, width, height], and where each column ends."""
     places, bottoms, x = {}, [], 0
     for width, keys in columns:

@@ -14,6 +14,11 @@ from .families import TIME_IDS, TINY, Widths, describe
 from .host import LoadedPack, base_directory, extra_nodes, load_pack
 
 DSID_CONFIG = "starter"
+EXTRAS = {  # modules of comfy_extras -> their nodes that the templates have
+    "nodes_mask": ("SolidMask", "MaskComposite"),
+    "nodes_controlnet": ("SetUnionControlNetType",),
+    "nodes_video": ("LoadVideo", "GetVideoComponents", "CreateVideo", "SaveVideo"),
+}
 
 
 def tiny_shape(family: str) -> UNetShape:
@@ -91,5 +96,5 @@ def node_definitions() -> dict[str, type]:
     """Node type -> class: ComfyUI's own nodes that are always there, and ours."""
     import nodes
 
-    masks = {name: getattr(extra_nodes("nodes_mask"), name) for name in ("SolidMask", "MaskComposite")}
-    return {**nodes.NODE_CLASS_MAPPINGS, **masks, **the_pack().loaded.nodes}
+    extras = {name: getattr(extra_nodes(module), name) for module, names in EXTRAS.items() for name in names}
+    return {**nodes.NODE_CLASS_MAPPINGS, **extras, **the_pack().loaded.nodes}

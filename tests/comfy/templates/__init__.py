@@ -1,0 +1,20 @@
+"""The table of templates: workflows/<name>.json, in the order in which they are listed."""
+
+from . import faceid, photos, starter
+from .boxes import Blueprint, Template
+
+TEMPLATES = {
+    "01_starter": starter.starter,
+    "02_photo_sd15": photos.photo_sd15,
+    "03_photo_sdxl": photos.photo_sdxl,
+    "04_expression_and_pose_from_two_photos": photos.expression_and_pose_from_two_photos,
+    "05_one_person_many_expressions": photos.one_person_many_expressions,
+    "06_clip_to_maps": photos.clip_to_maps,
+    "07_faceid_portrait": faceid.faceid_portrait,
+    "08_expression_and_pose": starter.expression_and_pose,
+    "09_reference_batch": starter.reference_batch,
+    "10_two_people": starter.two_people,
+    "11_exaggerate": starter.exaggerate,
+}
+
+__all__ = ["TEMPLATES", "Blueprint", "Template"]

@@ -1,0 +1,200 @@
+"""Templates on the starter: everything in them comes with the pack."""
+
+from rig.layout import Box
+
+from .boxes import Template, negative, prompt, sampler, save
+from .boxes import size as sized
+
+NO_DOWNLOAD = "Everything here comes with the pack: press **Run**."
+PHOTOS = (
+    "The starter knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open the photo templates, "
+    "and put *Load Image* and *Crop Face* where *Sample Face* stands."
+)
+
+
+def face(title: str, which: str) -> Box:
+    return Box("DeepExPoSampleFace", {"which": which}, title, height=270)
+
+
+def identity(image: str) -> Box:
+    return Box("DeepExPoEncodeIdentity", {"dsid": ("dsid", 0), "image": (image, 0), "recogniser": "dsid"}, "Encode Identity")
+
+
+def semantics(image: str) -> Box:
+    return Box("DeepExPoEncodeSemantics", {"dsid": ("dsid", 0), "image": (image, 0)}, "Encode Semantics")
+
+
+def apply(model: str, person: str, code: str, title: str = "Apply MEAF", **more) -> Box:
+    given = {"model": (model, 0), "meaf": ("meaf", 0), "identity": (person, 0), "semantics": (code, 0), **more}
+    return Box("DeepExPoApplyMEAF", given, title)
+
+
+def loaders() -> dict[str, Box]:
+    return {
+        "base": Box("DeepExPoLoadStarter", {}, "Load Starter"),
+        "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": "starter-meaf.safetensors"}, "Load MEAF"),
+    }
+
+
+def dsid() -> Box:
+    return Box("DeepExPoLoadDSID", {"dsid_name": "starter-dsid.safetensors"}, "Load DSID")
+
+
+def size(batch: int, width: int = 128) -> Box:
+    return sized(batch, width, 128)
+
+
+def starter() -> Template:
+    return Template(
+        f"**Starter**: a prompt, a person, a reference. {NO_DOWNLOAD}\n\nThe four pictures show the *person*, with the "
+        f"*reference*'s expression and head pose, in the prompt's context. {PHOTOS}",
+        [
+            (220, {"person": face("Person", "person_1"), "reference": face("Reference", "winking")}),
+            (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("reference")}),
+            (270, {**loaders(), "apply": apply("base", "identity", "semantics")}),
+            (290, {
+                "prompt": prompt("a portrait of a person, blue striped background, red clothes, wearing a scarf"),
+                "negative": negative(),
+                "size": size(4),
+            }),
+            (270, sampler("apply")),
+            (320, {"save": save("starter")}),
+        ],
+    )  # fmt: skip
+
+
+def expression_and_pose() -> Template:
+    return Template(
+        f"**Expression of one picture, head pose of another.** {NO_DOWNLOAD}\n\n*Combine Semantics* joins them; *Apply MEAF* "
+        f"gives the person both. {PHOTOS}",
+        [
+            (200, {"person": face("Person", "person_2"), "expression": face("Expression", "surprised")}),
+            (200, {"pose": face("Head pose", "turned"), "dsid": dsid()}),
+            (250, {
+                "identity": identity("person"),
+                "expression code": semantics("expression"),
+                "pose code": semantics("pose"),
+                "combine": Box(
+                    "DeepExPoCombineSemantics", {"expression_from": ("expression code", 0), "pose_from": ("pose code", 0)},
+                    "Combine Semantics",
+                ),
+            }),
+            (270, {**loaders(), "apply": apply("base", "identity", "combine")}),
+            (290, {
+                "prompt": prompt("a portrait of a person, green background, yellow clothes"),
+                "negative": negative(),
+                "size": size(4),
+            }),
+            (270, sampler("apply")),
+            (320, {"save": save("expression_and_pose")}),
+        ],
+    )  # fmt: skip
+
+
+def reference_batch() -> Template:
+    return Template(
+        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nFive references are a batch of five codes: one for "
+        "each latent, so *batch_size* is their number. Several photos become a batch by *Batch Images*.",
+        [
+            (220, {"person": face("Person", "person_3"), "references": face("References", "all references")}),
+            (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
+            (270, {**loaders(), "apply": apply("base", "identity", "semantics")}),
+            (290, {
+                "prompt": prompt("a portrait of a person, white background, blue clothes"),
+                "negative": negative(),
+                "size": size(5),
+            }),
+            (270, sampler("apply")),
+            (320, {"save": save("references")}),
+        ],
+    )  # fmt: skip
+
+
+def half(name: str, x: int, title: str) -> dict[str, Box]:
+    """The mask of one half of a 256 x 128 picture."""
+    return {
+        name: Box(
+            "MaskComposite",
+            {"destination": ("black", 0), "source": ("white", 0), "x": x, "y": 0, "operation": "add"},
+            title,
+        )
+    }
+
+
+def area(text: str, x: int) -> Box:
+    return Box(
+        "ConditioningSetArea", {"conditioning": (text, 0), "width": 128, "height": 128, "x": x, "y": 0, "strength": 1.0}, "Area"
+    )
+
+
+def two_people() -> Template:
+    return Template(
+        f"**Two people in one picture.** {NO_DOWNLOAD}\n\nEach person has an *Apply MEAF* with a mask, one after the other; "
+        "each prompt has its area. The masks keep either face in its half.",
+        [
+            (190, {"left person": face("Left person", "person_2"), "right person": face("Right person", "person_1")}),
+            (190, {"left face": face("Left reference", "winking"), "right face": face("Right reference", "laughing")}),
+            (230, {
+                "dsid": dsid(), "left id": identity("left person"), "left code": semantics("left face"),
+                "right id": identity("right person"), "right code": semantics("right face"),
+            }),
+            (230, {
+                "black": Box("SolidMask", {"value": 0.0, "width": 256, "height": 128}, "Black"),
+                "white": Box("SolidMask", {"value": 1.0, "width": 128, "height": 128}, "White"),
+                **half("left half", 0, "Left half"), **half("right half", 128, "Right half"),
+            }),
+            (250, {**loaders(), "left": apply("base", "left id", "left code", "Left", mask=("left half", 0))}),
+            (250, {
+                "right": apply("left", "right id", "right code", "Right", mask=("right half", 0)),
+                "size": size(1, 256),
+            }),
+            (250, {
+                "left text": prompt("a portrait of a person, yellow background, green clothes", "Left prompt"),
+                "left area": area("left text", 0),
+                "right text": prompt("a portrait of a person, yellow background, purple clothes", "Right prompt"),
+                "right area": area("right text", 128),
+            }),
+            (250, {
+                "prompt": Box(
+                    "ConditioningCombine", {"conditioning_1": ("left area", 0), "conditioning_2": ("right area", 0)}, "Both"
+                ),
+                "negative": negative(), **sampler("right"),
+            }),
+            (320, {"save": save("two_people")}),
+        ],
+    )  # fmt: skip
+
+
+def exaggerate() -> Template:
+    return Template(
+        f"**Exaggerate an expression, and keep it.** {NO_DOWNLOAD}\n\n*Blend Semantics* goes from the resting face to the "
+        "surprised one and beyond (factor 1.4). The two *Save* nodes keep the codes in output/deepexpo; *Load Identity* and "
+        "*Load Semantics* list them in any workflow.",
+        [
+            (220, {"person": face("Person", "person_3"), "resting": face("At rest", "resting")}),
+            (220, {"surprised": face("Surprised", "surprised"), "dsid": dsid()}),
+            (250, {
+                "identity": identity("person"), "from": semantics("resting"), "to": semantics("surprised"),
+                "blend": Box(
+                    "DeepExPoBlendSemantics", {"a": ("from", 0), "b": ("to", 0), "factor": 1.4}, "Blend Semantics"
+                ),
+                "save identity": Box(
+                    "DeepExPoSaveIdentity",
+                    {"identity": ("identity", 0), "filename_prefix": "deepexpo/identity"},
+                    "Save Identity",
+                ),
+                "save semantics": Box(
+                    "DeepExPoSaveSemantics", {"semantics": ("blend", 0), "filename_prefix": "deepexpo/surprised"},
+                    "Save Semantics",
+                ),
+            }),
+            (270, {**loaders(), "apply": apply("base", "identity", "blend")}),
+            (290, {
+                "prompt": prompt("a portrait of a person, grey background, orange clothes"),
+                "negative": negative(),
+                "size": size(4),
+            }),
+            (270, sampler("apply")),
+            (320, {"save": save("exaggerate")}),
+        ],
+    )  # fmt: skip
