@@ -58,6 +58,12 @@ class Header:
         return tuple(kind for kind in TRAINED_ON if kind in said)
 
 
+def kinds_of_pictures(drawings: str, heads: str, photographs: str, *earlier: tuple[str, ...]) -> tuple[str, ...]:
+    """Of TRAINED_ON: the folders that a training was given, "" for none, and what the weights that it began with knew."""
+    given = zip(TRAINED_ON, (drawings, heads, photographs))
+    return tuple(kind for kind, folder in given if folder or any(kind in kinds for kinds in earlier))
+
+
 def trained_on_words(kinds: tuple[str, ...]) -> str:
     """("drawings",) -> "trained on drawings"."""
     return f"trained on {' and '.join(kinds)}" if kinds else "whose file does not say what it was trained on"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsid
 from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
+from ..weights import kinds_of_pictures
 from .dsid.batches import Batch, DrawnFaces
 from .dsid.meters import meters, untold
 from .dsid.step import DSIDStep, Switches
@@ -122,6 +123,8 @@ def train(settings: DSIDSettings) -> Path | None:
         path = Path(settings.out) / "dsid.safetensors"
         if engine.is_main:
             released = copy.deepcopy(model).half()
+            photographs = settings.clips or settings.stills
+            released.trained_on = kinds_of_pictures(settings.synthetic, "", photographs, model.trained_on)
             save_dsid(path, released, model.encoder if settings.freeze else encoder_id(settings.name, released))
     return path
 

@@ -22,6 +22,7 @@ from ..meaf.config import PUBLIC_SEMANTICS
 from ..meaf.diffusers_host import AttachedMEAF, branch_config
 from ..meaf.fusion import FUSIONS
 from ..pipeline.base import Base, load_base
+from ..weights import kinds_of_pictures
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
@@ -182,7 +183,7 @@ def train(settings: MEAFSettings) -> Path | None:
         return None
     averaged = {name: state_of(ema, engine.is_main) for name, ema in emas.items()}
     if engine.is_main:
-        _release(Path(settings.out), meaf.config, averaged)
+        _release(Path(settings.out), meaf, averaged)
     return Path(settings.out) / "meaf.safetensors"
 
 
@@ -326,6 +327,8 @@ def _meaf(settings: MEAFSettings, dsid: DSID | None, base: Base) -> MEAF:
     if meaf.branch and not (given and given.branch):
         pooled = empty.get("added_cond_kwargs", {}).get("text_embeds")
         meaf.branch.copy_base(base.unet, text, None if pooled is None else pooled[0])
+    photographs, earlier = settings.clips or settings.stills, given.trained_on if given else ()
+    meaf.trained_on = kinds_of_pictures(settings.synthetic, settings.heads, photographs, earlier)
     if not given:
         return meaf
     for name in settings.freeze:
@@ -372,10 +375,11 @@ def _optimizer(trained: dict[str, nn.Module], settings: MEAFSettings, sharded: b
     return make_optimizer(settings.optimizer, parameter_groups(rated, settings.lr, ("null_tokens",)), sharded)
 
 
-def _release(out: Path, config: MEAFConfig, averaged: dict[str, dict[str, Tensor]]) -> None:
+def _release(out: Path, trained: MEAF, averaged: dict[str, dict[str, Tensor]]) -> None:
     """Averaged weights -> meaf.safetensors and, where there is a LoRA, lora.safetensors: both in half precision."""
-    meaf = MEAF(config)
+    meaf = MEAF(trained.config)
     meaf.load_state_dict(averaged["meaf"])
+    meaf.trained_on = trained.trained_on
     save_meaf(out / "meaf.safetensors", meaf.half())
     if "lora" in averaged:
         release_lora(out / "lora.safetensors", averaged["lora"])

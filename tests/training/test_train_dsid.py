@@ -108,6 +108,7 @@ def test_training_on_clips(films, tmp_path):
     assert Image.open(next((tmp_path / "samples").glob("swap*.png"))).size[0] >= 5 * SIZE
     model = load_dsid(tmp_path / "dsid.safetensors").float()
     assert model.encode_identity(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, CONFIGS["starter"].identity_width)
+    assert model.trained_on == ("photographs",)
 
 
 def test_what_nobody_knows_is_not_in_the_log(films, tmp_path, capsys):

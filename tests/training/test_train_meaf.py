@@ -72,7 +72,7 @@ def test_it_learns_and_leaves_the_base_alone(parts, tmp_path):
     before = load_starter(parts / "base.safetensors").unet.state_dict()
     path = train(settings(parts, tmp_path))
     meaf = load_meaf(path)
-    assert {p.dtype for p in meaf.parameters()} == {torch.float16}
+    assert {p.dtype for p in meaf.parameters()} == {torch.float16} and meaf.trained_on == ("drawings",)
     gates = [p for name, p in meaf.named_parameters() if name.endswith("gate")]
     assert gates and all(p.abs() > 0 for p in gates)
     after = load_starter(parts / "base.safetensors").unet.state_dict()
@@ -126,6 +126,7 @@ def test_semantic_streams_are_trained_beside_an_imported_identity(parts, importe
     path = train(settings(parts, tmp_path, init=str(imported), freeze=("identity",), name="both", image_rows=2))
     meaf, before, after = load_meaf(path), weights(imported), weights(path)
     assert all(torch.equal(before[name], after[name]) for name in before), "the imported stream is what it was"
+    assert meaf.trained_on == ("drawings", "photographs"), "those that the imported stream knows stay"
     for stream in ("expression", "pose"):
         gates = [x for name, x in after.items() if name.startswith(f"streams.{stream}.") and name.endswith("gate")]
         assert gates and all(gate.abs() > 0 for gate in gates)
