@@ -10,11 +10,17 @@ from .comfy_host.codes import (
     recognise_identity,
     reenact,
     semantics_from,
+    unlike_training,
     with_face_shape,
 )
 from .sockets import schema
 
 OWN = "dsid"
+
+
+def _said(code, *lines: str) -> io.NodeOutput:
+    """A code, and what the node shows of it."""
+    return io.NodeOutput(code, ui={"text": [line for line in lines if line]})
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -65,7 +71,7 @@ class EncodeIdentity(io.ComfyNode):
         own = recogniser == OWN
         code = encode_identity(dsid, image) if own else recognise_identity(recogniser, image, clip_vision)
         identity = with_face_shape(code, landmarks)
-        return io.NodeOutput(identity, ui={"text": [identity_line(identity, len(image))]})
+        return _said(identity, identity_line(identity, len(image)), unlike_training(dsid, image) if own else "")
 
 
 class EncodeSemantics(io.ComfyNode):
@@ -119,11 +125,11 @@ class EncodeSemantics(io.ComfyNode):
     def execute(cls, dsid=None, image=None, landmarks=None, face_index=0, gaps=GAPS[0]) -> io.NodeOutput:
         if landmarks is not None:
             semantics, note = semantics_from(landmarks, face_index, gaps)
-            return io.NodeOutput(semantics, ui={"text": [line for line in (semantics_line(semantics), note) if line]})
+            return _said(semantics, semantics_line(semantics), note)
         if dsid is None or image is None:
             raise ValueError("nothing to encode: connect landmarks, or a DSID and an image, to Encode Semantics")
         semantics = encode_semantics(dsid, image)
-        return io.NodeOutput(semantics, ui={"text": [semantics_line(semantics)]})
+        return _said(semantics, semantics_line(semantics), unlike_training(dsid, image))
 
 
 class Reenact(io.ComfyNode):

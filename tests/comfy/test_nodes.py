@@ -8,6 +8,7 @@ import torch
 
 import random_weights
 from rig.pack import DSID_CONFIG, the_pack, weights_folder, widget_defaults
+from rig.photos import astronaut
 
 ROOT = Path(__file__).parents[2]
 IDS = {
@@ -251,3 +252,20 @@ def shown(pack, node_id: str, **inputs) -> dict:
     node = pack.loaded.nodes[node_id]
     ui = node.execute(**{**widget_defaults(node), **inputs}).ui
     return ui if isinstance(ui, dict) else ui.as_dict()
+
+
+@pytest.mark.parametrize("node", ["DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics"])
+def test_an_encoder_of_drawings_says_so_of_a_photograph_and_of_nothing_else(pack, caplog, node):
+    starter, photo = (pack.run("DeepExPoLoadDSID", dsid_name=f"{name}-dsid.safetensors") for name in ("starter", "photo"))
+    photograph = torch.from_numpy(astronaut()).float()[None] / 255
+    drawn = pack.run("DeepExPoSampleFace", which="all people")
+
+    def said(dsid, image) -> list[str]:
+        caplog.clear()
+        lines = pack.loaded.nodes[node].execute(dsid=dsid, image=image).ui["text"]
+        assert all(line in caplog.text for line in lines if "photographs" in line)
+        return [line for line in lines if "look like photographs" in line]
+
+    (line,) = said(starter, photograph)
+    assert "trained on drawings alone" in line and "photo-dsid.safetensors" in line and "\n" not in line
+    assert said(starter, drawn) == said(photo, photograph) == said(photo, drawn) == []

@@ -1,0 +1,31 @@
+"""The files in weights/ are those that its list names, and say from what they learned."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from deepexpo_models.weights import TRAINED_ON, kinds_of_pictures, read_header
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+SUMS = [line.split() for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines()]
+
+
+def test_every_file_is_in_the_list():
+    assert sorted(name for _, name in SUMS) == sorted(path.name for path in WEIGHTS.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(("digest", "name"), SUMS, ids=[name for _, name in SUMS])
+def test_a_file_is_the_listed_one(digest, name):
+    assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", ["starter-dsid.safetensors", "starter-meaf.safetensors", "photo-dsid.safetensors"])
+def test_encoders_and_adapters_say_from_what_they_learned(name):
+    assert "drawings" in read_header(WEIGHTS / name).trained_on
+
+
+def test_a_training_adds_its_pictures_to_those_of_its_start():
+    assert kinds_of_pictures("faces", "", "") == ("drawings",)
+    assert kinds_of_pictures("", "", "clips", ("drawings",)) == ("drawings", "photographs")
+    assert kinds_of_pictures("a", "b", "c") == TRAINED_ON and kinds_of_pictures("", "", "") == ()
