@@ -68,7 +68,7 @@ def write_files(base: Path) -> None:
 
 def plain(seed: int = 1, steps: int = 4) -> Graph:
     """The starter's workflow on the files of `write_files`: two pictures of two steps more than most."""
-    graph = with_inputs(read_workflow("1_starter"), "EmptyLatentImage", batch_size=2)
+    graph = with_inputs(read_workflow("01_starter"), "EmptyLatentImage", batch_size=2)
     graph = with_inputs(graph, "DeepExPoLoadMEAF", meaf_name="light.safetensors")
     return with_inputs(graph, "KSampler", steps=steps, seed=seed)
 
@@ -124,6 +124,8 @@ def _saved(graph: Graph, random: Random) -> None:
 def fault(kind: str, base: Path, random: Random) -> Case:
     """A mishap, made on disk now or in the prompt."""
     graph, folder = changed(random), base / "models" / "deepexpo"
+    while "save" in graph:  # of two outputs ComfyUI runs the one that it does not refuse
+        graph = changed(random)
     name = f"spoilt{random.randrange(10**9)}.safetensors"
     whole = (folder / f"{random.choice(SIZES)}.safetensors").read_bytes()
     if kind == "damaged":
