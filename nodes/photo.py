@@ -1,6 +1,7 @@
 from comfy_api.latest import io, ui
 
 from ..deepexpo_models.dsid.mesh import Framing, Strengths, face_points
+from ..deepexpo_models.faces.landmarks import landmarks_line
 from ..deepexpo_models.head import load_basis
 from ..deepexpo_models.head.control import STYLES, draw_control, draw_mask, draw_over, pose_keypoints
 from . import sockets
@@ -50,7 +51,8 @@ class FindLandmarks(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, faces, confidence) -> io.NodeOutput:
-        return io.NodeOutput(landmarks_of(image, faces, confidence))
+        found = landmarks_of(image, faces, confidence)
+        return io.NodeOutput(found, ui={"text": [landmarks_line(found)]})
 
 
 class DrawFaceControl(io.ComfyNode):

@@ -122,6 +122,14 @@ def find_landmarks(detect, images: Tensor) -> dict:
     return {"frames": frames, "image_size": tuple(images.shape[1:3]), "connection_sets": {}}
 
 
+def landmarks_line(landmarks: dict) -> str:
+    """What was found, for people: "3 faces in 2 pictures" and how many pictures have none."""
+    counts = [len(faces) for faces in landmarks["frames"]]
+    named = {"face": sum(counts), "picture": len(counts)}
+    faces, pictures = (f"{number} {word}{'s' * (number != 1)}" for word, number in named.items())
+    return f"{faces} in {pictures}" + (f", none in {counts.count(0)} of them" if 0 in counts else "")
+
+
 def _found(points, scores, shape) -> FaceMesh:
     height, width = shape[:2]
     xyz = torch.tensor([(p.x * width, p.y * height, p.z * width) for p in points], dtype=torch.float32)

@@ -45,15 +45,15 @@ class UNetCopy(nn.Module):
         skips, width = [first], first
         for number, (channels, depth, parts) in enumerate(levels):
             last = number == len(levels) - 1
-            inward = [width] + [channels] * (shape.layers - 1)
-            self.down_blocks.append(level(inward, channels, depth, parts, down=not last))
+            in_channels = [width] + [channels] * (shape.layers - 1)
+            self.down_blocks.append(level(in_channels, channels, depth, parts, down=not last))
             skips += [channels] * (shape.layers + (not last))
             width = channels
         self.mid_block = level([width, width], width, shape.mid_depth, heads[-1], attentions=1)
         self.up_blocks = nn.ModuleList()
         for number, (channels, depth, parts) in enumerate(reversed(levels if up else [])):
-            inward = [before + skips.pop() for before in [width] + [channels] * shape.layers]
-            self.up_blocks.append(level(inward, channels, depth, parts, up=number < len(levels) - 1))
+            in_channels = [before + skips.pop() for before in [width] + [channels] * shape.layers]
+            self.up_blocks.append(level(in_channels, channels, depth, parts, up=number < len(levels) - 1))
             width = channels
 
     def forward(self, x: Tensor, times: Tensor, text: Tensor, vector: Tensor | None, fuse: Fuse):
@@ -91,12 +91,12 @@ class Level(nn.Module):
     """The layers of one resolution: pairs of a residual block and, where depth is not 0, a transformer."""
 
     def __init__(
-        self, inward: list[int], width: int, depth: int, heads: int, *, context: int, time: int, linear: bool, operations,
+        self, in_channels: list[int], width: int, depth: int, heads: int, *, context: int, time: int, linear: bool, operations,
         attentions: int | None = None, down: bool = False, up: bool = False,
     ):  # fmt: skip
         super().__init__()
-        self.resnets = nn.ModuleList([TimedBlock(channels, width, time, operations) for channels in inward])
-        count = (len(inward) if attentions is None else attentions) if depth else 0
+        self.resnets = nn.ModuleList([TimedBlock(channels, width, time, operations) for channels in in_channels])
+        count = (len(in_channels) if attentions is None else attentions) if depth else 0
         self.attentions = nn.ModuleList([Transformer(width, depth, heads, context, linear, operations) for _ in range(count)])
         self.downsamplers = nn.ModuleList([Downsampler(width, operations)] if down else [])
         self.upsamplers = nn.ModuleList([Upsampler(width, operations)] if up else [])
@@ -111,14 +111,14 @@ class Level(nn.Module):
 class TimedBlock(nn.Module):
     """(B, in, H, W), time (B, T) -> (B, out, H, W)."""
 
-    def __init__(self, inward: int, outward: int, time: int, operations=nn):
+    def __init__(self, in_channels: int, out_channels: int, time: int, operations=nn):
         super().__init__()
-        self.norm1 = operations.GroupNorm(GROUPS, inward)
-        self.conv1 = operations.Conv2d(inward, outward, 3, padding=1)
-        self.time_emb_proj = operations.Linear(time, outward)
-        self.norm2 = operations.GroupNorm(GROUPS, outward)
-        self.conv2 = operations.Conv2d(outward, outward, 3, padding=1)
-        self.conv_shortcut = nn.Identity() if inward == outward else operations.Conv2d(inward, outward, 1)
+        self.norm1 = operations.GroupNorm(GROUPS, in_channels)
+        self.conv1 = operations.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = operations.Linear(time, out_channels)
+        self.norm2 = operations.GroupNorm(GROUPS, out_channels)
+        self.conv2 = operations.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Identity() if in_channels == out_channels else operations.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         hidden = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(F.silu(time))[:, :, None, None]
@@ -218,9 +218,9 @@ class Upsampler(nn.Module):
 class Embedding(nn.Module):
     """(B, in) -> (B, width)."""
 
-    def __init__(self, inward: int, width: int, operations=nn):
+    def __init__(self, in_channels: int, width: int, operations=nn):
         super().__init__()
-        self.linear_1 = operations.Linear(inward, width)
+        self.linear_1 = operations.Linear(in_channels, width)
         self.linear_2 = operations.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:

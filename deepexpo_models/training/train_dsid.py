@@ -15,7 +15,7 @@ from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsi
 from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
 from ..weights import kinds_of_pictures
 from .dsid.batches import Batch, DrawnFaces
-from .dsid.meters import meters, untold
+from .dsid.meters import meters, unlabelled
 from .dsid.step import DSIDStep, Switches
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
@@ -109,7 +109,7 @@ def train(settings: DSIDSettings) -> Path | None:
         ema.update(model, step)
         if with_critic:
             terms["critic_loss"] = _train_critic(engine, critic, critic_optimizer, made.detach(), true, step)
-        absent = untold(batch)
+        absent = unlabelled(batch)
         for name in absent.keys() & terms.keys() - said:
             engine.say(f"the log has no {name} at step {step + 1}: {absent[name]} in its batch")
             said.add(name)

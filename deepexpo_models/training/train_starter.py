@@ -147,16 +147,16 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
 
     def sample(count: int, generator: Generator, _lead: Generator) -> tuple:
         rows = torch.randint(kept, (count,), generator=generator)
-        told = _told(data.captions(rows, generator), settings.text_drop, generator)
+        prompts = _drop_some(data.captions(rows, generator), settings.text_drop, generator)
         times = sample_times(count, generator)
-        return rows, told, times, _weights(data.frames(rows), settings, latents.shape[-1])
+        return rows, prompts, times, _weights(data.frames(rows), settings, latents.shape[-1])
 
     feed = engine.feed(sample)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            (rows, told, times, weights), generator = feed.take(step, part)
+            (rows, prompts, times, weights), generator = feed.take(step, part)
             with engine.autocast():
-                error = step_module(_read(latents, rows), told, times, generator, weights)
+                error = step_module(_read(latents, rows), prompts, times, generator, weights)
             terms = {"noise": (error * snr_weights[times].to(error)).mean()}
             engine.backward(terms["noise"], terms)
         norm = engine.clip(network.parameters())
@@ -275,7 +275,7 @@ def _window(size: int, crop: int, generator: Generator) -> tuple[slice, slice]:
     return slice(top, top + side), slice(left, left + side)
 
 
-def _told(sentences: list[str], drop: float, generator: Generator) -> list[str]:
+def _drop_some(sentences: list[str], drop: float, generator: Generator) -> list[str]:
     kept = torch.rand(len(sentences), generator=generator) >= drop
     return [sentence if keep else "" for sentence, keep in zip(sentences, kept)]
 

@@ -22,7 +22,7 @@ from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
 from deepexpo_models.training import train_dsid
 from deepexpo_models.training.dsid import batches as dsid_batches
 from deepexpo_models.training.dsid.clips import RealFaces, pose_from_labels
-from deepexpo_models.training.dsid.meters import meters, untold
+from deepexpo_models.training.dsid.meters import meters, unlabelled
 from deepexpo_models.training.train_dsid import DSIDSettings
 
 SIZE = CONFIGS["starter"].image_size
@@ -128,11 +128,11 @@ def test_people_of_one_picture_have_no_agreement():
     torch.manual_seed(0)
     model, batch = DSID(CONFIGS["small"]).eval(), dsid_batches.held_out_faces(CONFIGS["small"].image_size)
     agreement = {"icc_identity", "icc_expression", "top1"}
-    assert agreement | {"pose_degrees"} <= meters(model, batch).keys() and not untold(batch)
+    assert agreement | {"pose_degrees"} <= meters(model, batch).keys() and not unlabelled(batch)
     stills = replace(batch, source=batch.target, still=torch.ones(4, dtype=torch.bool))
-    assert not agreement & meters(model, stills).keys() and set(untold(stills)) == {"identity", "pair", "frames"}
+    assert not agreement & meters(model, stills).keys() and set(unlabelled(stills)) == {"identity", "pair", "frames"}
     some = replace(stills, still=torch.tensor([True, False, True, False]))
-    assert agreement <= meters(model, some).keys() and not untold(some)
+    assert agreement <= meters(model, some).keys() and not unlabelled(some)
 
 
 def test_training_on_drawn_faces_and_its_exact_resume(drawn, tmp_path):
@@ -181,7 +181,7 @@ def test_batches_of_real_faces(films):
     assert faces.size == SIZE
     batch, again = (faces.sample(16, seeded(2), seeded(2)) for _ in range(2))
     assert torch.equal(batch.source, again.source) and torch.equal(batch.person, again.person)
-    assert batch.source.shape == (16, 3, SIZE, SIZE) and not batch.taught
+    assert batch.source.shape == (16, 3, SIZE, SIZE) and not batch.triples
     assert batch.expression is batch.target and batch.pose is batch.target
     same = (batch.source == batch.target).flatten(1).all(1)
     assert 0 < same.sum() < 16, "stills of one picture beside clips"
@@ -248,9 +248,9 @@ def test_a_rotation_without_a_place_is_not_taken():
 
 def test_teacher_comes_in_its_share(films, drawn):
     faces = RealFaces(settings(films, synthetic=str(drawn), teacher=0.25, stills=""))
-    taught = [faces.sample(1, seeded(seed), seeded(seed)).taught for seed in range(60)]
-    assert 5 < sum(taught) < 27
-    assert taught[:5] == [faces.sample(1, seeded(seed), seeded(seed)).taught for seed in range(5)]
+    triples = [faces.sample(1, seeded(seed), seeded(seed)).triples for seed in range(60)]
+    assert 5 < sum(triples) < 27
+    assert triples[:5] == [faces.sample(1, seeded(seed), seeded(seed)).triples for seed in range(5)]
 
 
 @pytest.mark.parametrize(

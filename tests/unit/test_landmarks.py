@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepexpo_models.faces import DetectorUnavailable
-from deepexpo_models.faces.landmarks import open_landmarker, read_landmarks, track_face
+from deepexpo_models.faces.landmarks import landmarks_line, open_landmarker, read_landmarks, track_face
 from landmark_sets import face, landmarks, points, scores
 
 
@@ -86,3 +86,11 @@ def test_a_landmarker_without_its_file_is_one_sentence(tmp_path):
     with pytest.raises(DetectorUnavailable, match=r"broken.task cannot be used") as error:
         open_landmarker(Path(broken))
     assert "\n" not in str(error.value)
+
+
+SAID = {(1,): "1 face in 1 picture", (2, 0, 1): "3 faces in 3 pictures, none in 1 of them"}
+
+
+@pytest.mark.parametrize("counts", SAID)
+def test_what_was_found_is_said(counts):
+    assert landmarks_line(landmarks(*([face()] * count for count in counts))) == SAID[counts]

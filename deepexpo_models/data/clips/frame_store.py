@@ -62,7 +62,7 @@ class FrameStore:
         self._people = {key: number for number, key in enumerate(sorted({_key(clip) for clip in self.clips}))}
         self._pools = {still: self._by_person(still) for still in (False, True)}
         self._films: OrderedDict[Clip, _Film] = OrderedDict()
-        self._told: set[Clip] = set()
+        self._reported: set[Clip] = set()
         self._broken: dict[Clip, str] = {}  # videos that are not decoded a second time
 
     @property
@@ -173,8 +173,8 @@ class FrameStore:
         return [people[person] for person in sorted(people)]
 
     def _tell(self, clip: Clip, reason: Exception) -> None:
-        if clip not in self._told:
-            self._told.add(clip)
+        if clip not in self._reported:
+            self._reported.add(clip)
             warnings.warn(f"{clip.path} is left out: {reason}", stacklevel=2)
 
 

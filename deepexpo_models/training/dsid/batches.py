@@ -18,7 +18,7 @@ TRAITS = sum(len(factor.choices) or 1 for factor in IDENTITY)
 @dataclass(frozen=True)
 class Batch(Movable):
     """Pictures (B, 3, S, S) in [-1, 1]. `source`: the target's person in another frame. `expression`, `pose`: who lends
-    the target's expression and pose; other people where the data can have that (`taught`), else the target itself.
+    the target's expression and pose; other people where the data can have that (`triples`), else the target itself.
     region, face (B, 1, S, S) belong to the target, source_points (B, 5, 2) to the source. target_pose: the pose codes of
     target and of its pose lender, expression_pose those of the expression lender, NaN where unknown.
     label (B, 11): the target's expression factors (data.synthetic.EXPRESSION), traits (B, TRAITS): what is known of the
@@ -38,7 +38,7 @@ class Batch(Movable):
     label: Tensor
     traits: Tensor
     person: Tensor
-    taught: bool
+    triples: bool
     still: Tensor | None = None
 
 
@@ -79,7 +79,7 @@ def held_out_faces(size: int, groups: int = 64, seed: int = 7) -> Batch:
         label=pick(0, 1).expression,
         traits=traits(pick(0, 1).identity),
         person=torch.arange(groups),
-        taught=True,
+        triples=True,
     )
 
 
@@ -99,7 +99,7 @@ def _from_store(store: ShardStore, count: int, generator: Generator, triples: bo
         label=target.scene.expression,
         traits=traits(target.scene.identity),
         person=store.person(roles.target),
-        taught=triples,
+        triples=triples,
     )
 
 

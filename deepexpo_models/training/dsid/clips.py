@@ -75,7 +75,7 @@ def real_batch(pairs: FrameBatch) -> Batch:
         label=pairs.second_expression,
         traits=torch.full((len(pairs.second), TRAITS), torch.nan),
         person=pairs.person,
-        taught=False,
+        triples=False,
         still=pairs.still,
     )
 

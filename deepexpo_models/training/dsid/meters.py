@@ -16,7 +16,7 @@ def meters(model: DSID, batch: Batch) -> dict[str, float]:
     left out: the pose error without labels, and agreement of two pictures where people have one each.
     """
     first, second = model.encode_identity(batch.source), model.encode_identity(batch.target)
-    own, lent, posed = (model.encode_semantics(images) for images in (batch.target, batch.expression, batch.pose))
+    own, donor, posed = (model.encode_semantics(images) for images in (batch.target, batch.expression, batch.pose))
     pose = {name: code for name, code in posed.items() if name != "expression"}
     frames = model.encode_semantics(batch.source)["expression"]
     values = {
@@ -24,7 +24,7 @@ def meters(model: DSID, batch: Batch) -> dict[str, float]:
         "leak_identity_expression": cross_correlation(second, own["expression"]).item(),
         "leak_expression_pose": cross_correlation(own["expression"], own["rotation"]).item(),
         "psnr_self": psnr(model.reenact(first, **own), batch.target, batch.face),
-        "psnr_swap": psnr(model.reenact(first, lent["expression"], **pose), batch.target, batch.face),
+        "psnr_swap": psnr(model.reenact(first, donor["expression"], **pose), batch.target, batch.face),
     }
     twice = ~batch.still if batch.still is not None else torch.ones(len(first), dtype=torch.bool, device=first.device)
     if twice.sum() > 1:
@@ -45,7 +45,7 @@ def has_pose(batch: Batch) -> bool:
     return bool(batch.target_pose["rotation"].isfinite().all(-1).any())
 
 
-def untold(batch: Batch) -> dict[str, str]:
+def unlabelled(batch: Batch) -> dict[str, str]:
     """Loss terms that a batch says nothing of, and what is missing: they are 0 there, which must not look like success."""
     single = batch.still is not None and bool((~batch.still).sum() < 2)
     missing = {

@@ -59,16 +59,16 @@ class DSIDStep(nn.Module):
     def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
         own = None
-        if self.switches.codes or not batch.taught:
+        if self.switches.codes or not batch.triples:
             own = self._semantics(batch.target, generator, batch.target_pose, batch.face)
-        lent = self._lent(batch, own, generator)
+        donor = self._donor_codes(batch, own, generator)
         rows = slice(0, self.switches.generated)
         terms, made = {}, batch.target[rows]
         if self.switches.codes:
             other = self.model.encode_identity(self._identity_view(batch.target, generator, None))
-            terms = self._code_terms(batch, identity, other, own, lent, generator)
+            terms = self._code_terms(batch, identity, other, own, donor, generator)
         if self.switches.generated:
-            semantics = {name: code[rows] for name, code in lent.items()}
+            semantics = {name: code[rows] for name, code in donor.items()}
             made = self.model.reenact(identity[rows], **semantics)
             terms |= self._picture_terms(made, batch, rows)
             if self.switches.cycle:
@@ -100,9 +100,9 @@ class DSIDStep(nn.Module):
             warp(view, similarity_from_pose(**place), self.model.config.expression_size)
         )
 
-    def _lent(self, batch: Batch, own: dict[str, Tensor] | None, generator: Generator) -> dict[str, Tensor]:
+    def _donor_codes(self, batch: Batch, own: dict[str, Tensor] | None, generator: Generator) -> dict[str, Tensor]:
         """The semantics that the target is drawn from: other people's where they play the same scene."""
-        if not batch.taught or not (self.switches.generated or self.switches.contrast):
+        if not batch.triples or not (self.switches.generated or self.switches.contrast):
             return own
         pose = self.model.semantic_encoder.encode_pose(self._semantic_view(batch.pose, generator))
         view = self._semantic_view(batch.expression, generator)
@@ -116,11 +116,11 @@ class DSIDStep(nn.Module):
             terms["perceptual"] = self.perceptual(made, target)
         return terms
 
-    def _code_terms(self, batch, identity, other, own, lent, generator) -> dict[str, Tensor]:
+    def _code_terms(self, batch, identity, other, own, donor, generator) -> dict[str, Tensor]:
         moving = self._moving(batch)
         identities = [gather_with_grad(code) for code in (identity, other)]
-        faces, expressions = gather_with_grad(own["expression"]), gather_with_grad(lent["expression"])
-        poses = torch.cat([gather_with_grad(lent[name]) for name in ("rotation", "translation", "log_scale")], dim=-1)
+        faces, expressions = gather_with_grad(own["expression"]), gather_with_grad(donor["expression"])
+        poses = torch.cat([gather_with_grad(donor[name]) for name in ("rotation", "translation", "log_scale")], dim=-1)
         terms = {
             "identity": _of_rows(moving, info_nce, *identities),
             "pose": pose_error(own, batch.target_pose),
@@ -132,11 +132,11 @@ class DSIDStep(nn.Module):
         }
         if self.switches.equivariance:
             terms["equivariance"] = self._equivariance(batch.pose, generator)
-        if lent is not own:
-            terms["label"] = (terms["label"] + self._label(lent, batch.label)) / 2
-            terms["pose"] = (terms["pose"] + pose_error(lent, batch.target_pose)) / 2
+        if donor is not own:
+            terms["label"] = (terms["label"] + self._label(donor, batch.label)) / 2
+            terms["pose"] = (terms["pose"] + pose_error(donor, batch.target_pose)) / 2
             terms["expression"] = info_nce(*standardised(faces, expressions))
-        if not batch.taught:
+        if not batch.triples:
             others = gather_with_grad(self._semantics(batch.source, generator)["expression"])
             terms["frames"] = _of_rows(moving, cross_correlation, faces, others)  # frames share the identity alone (`L_pair`)
         return terms
@@ -167,13 +167,13 @@ class DSIDStep(nn.Module):
         expected = transform_pose({name: code.detach() for name, code in found.items()}, moved)
         return pose_error(self.model.semantic_encoder.encode_pose(_moved(few, moved)), expected)
 
-    def _cycle_terms(self, made: Tensor, identity: Tensor, lent: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+    def _cycle_terms(self, made: Tensor, identity: Tensor, donor: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         """What was drawn from three people's codes reads as those codes again, through colours that hide nothing."""
         again = self._semantics(made, generator)
         person = self.model.encode_identity(made)
-        turn = geodesic_angle(*[rotation_to_matrix(codes["rotation"].float()) for codes in (again, _held(lent))])
+        turn = geodesic_angle(*[rotation_to_matrix(codes["rotation"].float()) for codes in (again, _held(donor))])
         return {
-            "cycle": 1 - F.cosine_similarity(again["expression"].float(), lent["expression"].detach().float()).mean()
+            "cycle": 1 - F.cosine_similarity(again["expression"].float(), donor["expression"].detach().float()).mean()
             + 1 - F.cosine_similarity(person.float(), identity.detach().float()).mean()
             + turn.mean()
         }  # fmt: skip

@@ -27,14 +27,14 @@ def check_launch(shards: bool) -> None:
     for (name, value), sentence in REFUSED.items():
         if os.environ.get(name, "").lower() == value.lower():
             raise ValueError(f"{sentence} in accelerate's config file")
-    if _asked() and not shards:
+    if _requested() and not shards:
         raise ValueError("FSDP is for the training of MEAF; launch this one with distributed_type: MULTI_GPU")
 
 
 def shard(accelerator: Accelerator) -> bool:
     """Whether this run is cut into slices. On CPUs, where accelerate 1.15 leaves FSDP out, it is switched on here."""
     state = accelerator.state
-    if _asked() and state.distributed_type is DistributedType.MULTI_CPU:
+    if _requested() and state.distributed_type is DistributedType.MULTI_CPU:
         state.fsdp_plugin, state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
         if accelerator.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
@@ -98,7 +98,7 @@ class _Scalar(nn.Module):
         return scalar.unsqueeze(0)
 
 
-def _asked() -> bool:
+def _requested() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 

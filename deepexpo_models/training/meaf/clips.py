@@ -17,7 +17,7 @@ from ..dsid.clips import index_faces
 from ..engine.feed import Movable
 from .batches import AT_REST_SHARE, MEAFBatch, latent_masks, read_codes
 
-TOLD_SHARE = 0.5  # of the captions keep what they say about the expression: always told, it would win over the code
+KEPT_SHARE = 0.5  # of the captions keep what they say about the expression: always kept, it would win over the code
 EXPRESSION_WORDS = re.compile(
     r"\b(smil|laugh|grin|frown|scowl|cry|wink|blink|surpris|angr|sad\b|happ|fear|disgust|neutral|expression|mouth|eyes)", re.I
 )
@@ -64,7 +64,7 @@ class CaptionedFaces:
         pairs = self.store.sample_pairs(count, generator, far=0.5, stills_share=self.stills_share)
         at_rest = torch.rand(count, generator=generator) < AT_REST_SHARE
         strange = torch.rand(count, generator=generator) < self.without_target
-        told = torch.rand(count, generator=generator) < TOLD_SHARE
+        kept = torch.rand(count, generator=generator) < KEPT_SHARE
         identity = torch.where(at_rest[:, None, None, None], pairs.second, pairs.first)
         reference = torch.where(strange[:, None, None, None], pairs.second.roll(1, 0), pairs.second)
         size = self.dsid.config.image_size if self.dsid else self.base.size
@@ -73,7 +73,7 @@ class CaptionedFaces:
             identity=resize(identity, size),
             reference=resize(reference, size),
             target=pairs.second,
-            captions=[text if keep else without_expression(text) for text, keep in zip(pairs.second_caption, told.tolist())],
+            captions=[text if keep else without_expression(text) for text, keep in zip(pairs.second_caption, kept.tolist())],
             face=face,
             region=region,
             has_target=~strange,
