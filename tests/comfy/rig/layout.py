@@ -13,8 +13,13 @@ except ImportError:  # Python 3.10
 from .host import PACK
 
 TITLE, SLOT, WIDGET, GAP, BETWEEN = 30, 20, 24, 20, 40
-SCREEN, LARGEST, CORNER = 1600, 0.8, [105, 135]  # pixels across, zoom at the opening, room for the frontend's bars
+SCREEN, LARGEST, CORNER = 1600, 0.8, [105, 160]  # pixels across, zoom at the opening, room for the frontend's bars
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+SAYING = 44  # height of the lines that these nodes have at their foot after a run, see web/js/nodes.js
+SAYS = {
+    "DeepExPoLoadDSID", "DeepExPoLoadMEAF", "DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics", "DeepExPoFindLandmarks",
+    "DeepExPoSaveIdentity", "DeepExPoSaveSemantics",
+}  # fmt: skip
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.64"}  # the oldest ComfyUI that the pack runs on
 EXTRA = {
     "control_after_generate": ("fixed", 1),
@@ -118,7 +123,7 @@ def _height(box: Box, definitions) -> int:
     sockets = sum(not is_widget(kind, options) for _, kind, options, _ in inputs)
     rows = sum(1 + sum(EXTRA[name][1] for name in EXTRA if options.get(name))
                for _, kind, options, _ in inputs if is_widget(kind, options))  # fmt: skip
-    return max(sockets, len(definition.RETURN_TYPES)) * SLOT + rows * WIDGET + 12
+    return max(sockets, len(definition.RETURN_TYPES)) * SLOT + rows * WIDGET + 12 + SAYING * (box.type in SAYS)
 
 
 def _links(api: dict, definitions) -> tuple[list[list], dict]:

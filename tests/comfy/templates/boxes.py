@@ -57,4 +57,4 @@ def sampler(model: str, positive=("prompt", 0), negative=("negative", 0), **sett
 
 
 def save(name: str, height: int = 340) -> Box:
-    return Box("SaveImage", {"filename_prefix": f"DeepExPo/{name}", "images": ("decode", 0)}, "Save Image", height)
+    return Box("SaveImage", {"filename_prefix": f"deepexpo/{name}", "images": ("decode", 0)}, "Save Image", height)

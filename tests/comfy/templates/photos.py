@@ -245,7 +245,7 @@ def photo_sdxl() -> Template:
 
 
 def clip_to_maps() -> Template:
-    video = {"video": ("create", 0), "filename_prefix": "video/DeepExPo/maps"}
+    video = {"video": ("create", 0), "filename_prefix": "video/deepexpo/maps"}
     return Template(
         note(
             "**A clip becomes control maps**: expression and head pose of every frame, on this person's proportions, for any "

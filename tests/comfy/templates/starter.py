@@ -13,7 +13,7 @@ PHOTOS = (
 
 
 def face(title: str, which: str) -> Box:
-    return Box("DeepExPoSampleFace", {"which": which}, title, height=270)
+    return Box("DeepExPoSampleFace", {"which": which}, title, height=300)
 
 
 def identity(image: str) -> Box:
@@ -50,8 +50,8 @@ def starter() -> Template:
         f"*reference*'s expression and head pose, in the prompt's context. {PHOTOS}",
         [
             (220, {"person": face("Person", "person_1"), "reference": face("Reference", "winking")}),
-            (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("reference")}),
-            (270, {**loaders(), "apply": apply("base", "identity", "semantics")}),
+            (300, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("reference")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a portrait of a person, blue striped background, red clothes, wearing a scarf"),
                 "negative": negative(),
@@ -79,7 +79,7 @@ def expression_and_pose() -> Template:
                     "Combine Semantics",
                 ),
             }),
-            (270, {**loaders(), "apply": apply("base", "identity", "combine")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "combine")}),
             (290, {
                 "prompt": prompt("a portrait of a person, green background, yellow clothes"),
                 "negative": negative(),
@@ -97,8 +97,8 @@ def reference_batch() -> Template:
         "each latent, so *batch_size* is their number. Several photos become a batch by *Batch Images*.",
         [
             (220, {"person": face("Person", "person_3"), "references": face("References", "all references")}),
-            (250, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
-            (270, {**loaders(), "apply": apply("base", "identity", "semantics")}),
+            (300, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a portrait of a person, white background, blue clothes"),
                 "negative": negative(),
@@ -188,7 +188,7 @@ def exaggerate() -> Template:
                     "Save Semantics",
                 ),
             }),
-            (270, {**loaders(), "apply": apply("base", "identity", "blend")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "blend")}),
             (290, {
                 "prompt": prompt("a portrait of a person, grey background, orange clothes"),
                 "negative": negative(),
