@@ -40,7 +40,7 @@ function say(node, lines) {
   if (!widget) {
     const height = () => LINES * LINE + 4;
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height };
-    widget = node.addDOMWidget(WIDGET, "text", document.createElement("div"), options);
+    widget = node.addDOMWidget(WIDGET, WIDGET, document.createElement("div"), options);
     widget.serialize = false;
     widget.element.style.cssText = STYLE;
   }
