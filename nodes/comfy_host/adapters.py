@@ -10,7 +10,7 @@ from ...deepexpo_models.importers import KINDS, convert, is_public, lora_tensors
 from ...deepexpo_models.meaf import load_meaf
 from ...deepexpo_models.safetensors_file import excerpt
 from .folders import FOLDER, names_in, weight_names, weight_path
-from .headers import fingerprint
+from .headers import fingerprint, is_name
 from .memory import LoadedMEAF, managed
 
 KEYS = ("ipadapter", "instantid")  # folder keys that the packs of these adapters use too; models/<key> if none is set
@@ -62,7 +62,7 @@ def _names(key: str) -> list[str]:
 
 
 def _path(name: str) -> Path:
-    key, _, rest = name.partition("/") if isinstance(name, str) and "\0" not in name else ("", "", "")
+    key, _, rest = name.partition("/") if is_name(name) else ("", "", "")
     if key not in KEYS or folder_paths.get_full_path(FOLDER, name):
         return weight_path(name)
     path = folder_paths.get_full_path(key, rest)

@@ -7,7 +7,7 @@ import folder_paths
 
 from ...deepexpo_models.safetensors_file import excerpt
 from ...deepexpo_models.weights import PACK_WEIGHTS
-from .headers import FOLDER, SUFFIX, fingerprint, kind_of
+from .headers import FOLDER, SUFFIX, fingerprint, is_name, kind_of
 from .saved_codes import code_names as code_names
 from .saved_codes import code_path as code_path
 from .saved_codes import new_code_path as new_code_path
@@ -29,7 +29,7 @@ def weight_names(kind: str) -> list[str]:
 
 def weight_path(name: str) -> Path:
     """Raises ValueError when no model folder has the name."""
-    path = folder_paths.get_full_path(FOLDER, name) if isinstance(name, str) and "\0" not in name else None
+    path = folder_paths.get_full_path(FOLDER, name) if is_name(name) else None
     if path is None:
         raise ValueError(f"{excerpt(name)} is in none of the {FOLDER} model folders; put it into models/{FOLDER} and refresh")
     return Path(path)
@@ -45,7 +45,7 @@ def validate_weight(name: str | None) -> bool | str:
 
 def weight_fingerprint(name: str | None) -> str:
     """For fingerprint_inputs: another text whenever the file is another."""
-    return fingerprint(folder_paths.get_full_path(FOLDER, name) or "") if isinstance(name, str) else ""
+    return fingerprint(folder_paths.get_full_path(FOLDER, name) or "") if is_name(name) else ""
 
 
 def insightface_roots() -> list[Path]:

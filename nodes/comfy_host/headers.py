@@ -32,6 +32,14 @@ def file_state(path: str | Path) -> tuple[int, ...] | None:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
+def is_name(name) -> bool:
+    """Whether it can be a file's name at all; what JSON brings may be a number, or text that no file system can hold."""
+    try:
+        return isinstance(name, str) and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
 def fingerprint(path: str | Path) -> str:
     """For a loader's fingerprint_inputs: another text whenever the file is another."""
     return " ".join(map(str, file_state(path) or ()))

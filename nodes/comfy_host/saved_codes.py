@@ -14,7 +14,7 @@ from pathlib import Path
 import folder_paths
 
 from ...deepexpo_models.safetensors_file import excerpt
-from .headers import FOLDER, SUFFIX, kind_of
+from .headers import FOLDER, SUFFIX, is_name, kind_of
 
 PACK, EXPRESSIONS = Path(__file__).parents[2], "expressions"  # the pack's own folder of codes, in its root
 OUTPUT, INPUT, SHIPPED = " [output]", "", " [pack]"  # how names end
@@ -49,7 +49,7 @@ def code_names(kind: str) -> list[str]:
 
 def code_path(name: str) -> Path:
     """An annotated name -> its path. Raises ValueError when it does not exist or lies outside ComfyUI's folders."""
-    if not isinstance(name, str) or "\0" in name:
+    if not is_name(name):
         raise ValueError(f"{excerpt(name)} is not the name of a saved code; choose one from the list")
     if name.endswith(SHIPPED):
         base = os.path.join(PACK, EXPRESSIONS)
