@@ -41,7 +41,7 @@ FIT = """async () => {
     await new Promise((done) => setTimeout(done, 1200));
 }"""
 DIALOGS = """() => [...document.querySelectorAll('[role=dialog], .p-dialog, .comfy-modal')]
-    .filter((element) => element.offsetParent !== null).map((element) => element.innerText.trim().slice(0, 500))"""
+    .some((element) => element.offsetParent !== null)"""
 
 
 def no_browser() -> str:
@@ -62,11 +62,15 @@ class Frontend:
     errors: list[str] = field(default_factory=list)  # the page's own exceptions
 
     def open(self, workflow: dict) -> dict:
-        """A workflow in the frontend's format -> its missing node types and its API format."""
-        return self.page.evaluate(OPEN, workflow)
-
-    def dialogs(self) -> list[str]:
-        return self.page.evaluate(DIALOGS)
+        """A workflow in the frontend's format -> its missing node types and its API format. What the frontend then says, of
+        models to download for one, is put away."""
+        found = self.page.evaluate(OPEN, workflow)
+        for _ in range(8):
+            if not self.page.evaluate(DIALOGS):
+                break
+            self.page.keyboard.press("Escape")
+            self.page.wait_for_timeout(800)
+        return found
 
     def fit(self) -> None:
         self.page.evaluate(FIT)
