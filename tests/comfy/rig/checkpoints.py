@@ -66,7 +66,7 @@ def _unet_config(family: str) -> dict:
 def _controlnet(config: dict) -> dict[str, Tensor]:
     from comfy.cldm.cldm import ControlNet
 
-    return ControlNet(**config, hint_channels=3, device=torch.device("meta"), dtype=torch.float16).state_dict()
+    return ControlNet(**config, hint_channels=3, device=torch.device("meta")).state_dict()
 
 
 CONTROLNETS = {"sd15": _sd15_controlnet, "sdxl": _sdxl_controlnet}
