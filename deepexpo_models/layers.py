@@ -115,7 +115,9 @@ class MLP(nn.Sequential):
 
 
 class VectorEncoder(nn.Module):
-    """A picture (B, 3, size, size) -> a vector (B, width): trunk, spatial pool, linear head."""
+    """A picture (B, 3, size, size) -> a vector (B, width): trunk, spatial pool, linear head; the trunk in `precision`."""
+
+    precision: torch.dtype | None = None  # None: the pictures' own
 
     def __init__(self, size: int, channels: tuple[int, ...], blocks: int, width: int, stem_stride: int, operations=nn):
         super().__init__()
@@ -124,7 +126,8 @@ class VectorEncoder(nn.Module):
         self.head = operations.Linear(channels[-1], width)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.pool(self.trunk(images)))
+        features = self.trunk(images.to(self.precision or images.dtype))
+        return self.head(self.pool(features.to(images.dtype)))
 
 
 class AdaptiveGroupNorm(nn.Module):

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ..deepexpo_models.faces import CHOICES, GAPS, LANDMARKS, ORDERS, bounding_boxes, crop_faces
 from ..deepexpo_models.faces.crop import SCALE, SIZE, FaceCrops
 from . import sockets
-from .comfy_host.folders import insightface_roots
+from .comfy_host.detectors import face_detector
 from .sockets import schema
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ class CropFace(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, detector, face_index, order, scale, mask=None, landmarks=None, gaps=GAPS[0]) -> io.NodeOutput:
-        found = crop_faces(image, detector, face_index, order, scale, SIZE, mask, insightface_roots(), landmarks, gaps)
+        found = crop_faces(
+            image, detector, face_index, order, scale, SIZE, mask, None, landmarks, gaps, open_choice=face_detector
+        )
         for note in found.notes:
             logger.info("DeepExPo: %s", note)
         boxes = bounding_boxes(found.faces)

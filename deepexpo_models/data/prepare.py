@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from ..claims import claimed
 from ..faces.crop import SCALE, CropTransform, crop_face, points_in_crop
-from ..faces.detectors import DetectorUnavailable, Face
+from ..faces.detectors import Detector, DetectorUnavailable, Face
 from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
 from ..faces.landmarks import TASK, open_landmarker
+from ..faces.track import Tracker
 from ..head import ARKIT52
 from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
 from .clips.labels import PARTS, UNKNOWN
@@ -73,7 +74,7 @@ def prepare(
     folder_out was made with other settings, and while another process writes there.
     """
     root, out = _folders(folder_in, folder_out)
-    tools, report = _open(size, detector, insightface_root, landmarker), index_clips(root)
+    tools, report = open_tools(size, detector, insightface_root, landmarker), index_clips(root)
     with claimed(out):
         return _prepare_all(report, root, out, tools)
 
@@ -88,13 +89,15 @@ def prepare_stills(
 ) -> IndexReport:
     """The same for single photographs, as `index_stills` finds them: name.jpg, name.json, and name.txt where it had one."""
     root, out = _folders(folder_in, folder_out)
-    tools, report = _open(size, detector, insightface_root, landmarker), index_stills(root)
+    tools, report = open_tools(size, detector, insightface_root, landmarker), index_stills(root)
     with claimed(out):
         return _prepare_all_stills(report, root, out, tools)
 
 
 @dataclass(frozen=True)
-class _Tools:
+class Tools:
+    """What clips are prepared with."""
+
     settings: dict  # written beside what they made
     opened: OpenedDetector
     landmarker: Detect | None
@@ -107,16 +110,16 @@ def _folders(folder_in: str | Path, folder_out: str | Path) -> tuple[Path, Path]
     return root, out
 
 
-def _open(size: int, detector: str, insightface_root, landmarker: Detect | None) -> _Tools:
+def open_tools(size: int, detector: str, insightface_root, landmarker: Detect | None) -> Tools:
     settings = {"size": size, "detector": detector, **({"landmarker": True} if landmarker else {})}
     if landmarker and detector == "auto":
-        opened = OpenedDetector("landmarks", lambda image: [mesh.face for mesh in landmarker(image)], {})
+        opened = OpenedDetector("landmarks", Detector(lambda image: [mesh.face for mesh in landmarker(image)]), {})
     else:
         opened = open_detector(detector, Path(insightface_root) if insightface_root else None)
-    return _Tools(settings, opened, landmarker)
+    return Tools(settings, opened, landmarker)
 
 
-def _prepare_all(report: IndexReport, root: Path, out: Path, tools: _Tools) -> IndexReport:
+def _prepare_all(report: IndexReport, root: Path, out: Path, tools: Tools) -> IndexReport:
     done, skipped, taken = [], list(report.skipped), set()
     for clip in tqdm(report.clips, unit="clip"):
         target = out / clip.path.relative_to(root)
@@ -125,14 +128,14 @@ def _prepare_all(report: IndexReport, root: Path, out: Path, tools: _Tools) -> I
             if target in taken:
                 raise Unreadable("another clip beside it has the same name; rename one")
             taken.add(target)
-            _prepare_clip(clip, target, tools)
+            prepare_clip(clip, target, tools)
             done.append(clip)
         except Unreadable as reason:
             skipped.append((clip.path, str(reason)))
     return IndexReport(tuple(done), tuple(skipped))
 
 
-def _prepare_all_stills(report: IndexReport, root: Path, out: Path, tools: _Tools) -> IndexReport:
+def _prepare_all_stills(report: IndexReport, root: Path, out: Path, tools: Tools) -> IndexReport:
     done, skipped, taken = [], list(report.skipped), set()
     for person in tqdm(report.clips, unit="person"):
         count = 0
@@ -150,7 +153,7 @@ def _prepare_all_stills(report: IndexReport, root: Path, out: Path, tools: _Tool
     return IndexReport(tuple(done), tuple(skipped))
 
 
-def _prepare_still(person: Clip, number: int, target: Path, tools: _Tools) -> None:
+def _prepare_still(person: Clip, number: int, target: Path, tools: Tools) -> None:
     labels = target.with_suffix(".json")
     if labels.exists():
         return _require_same(labels, tools.settings)
@@ -173,7 +176,8 @@ def _prepare_still(person: Clip, number: int, target: Path, tools: _Tools) -> No
     )  # last: now it is whole
 
 
-def _prepare_clip(clip: Clip, target: Path, tools: _Tools) -> None:
+def prepare_clip(clip: Clip, target: Path, tools: Tools) -> None:
+    """Crop one clip into the folder `target`, whole or not at all. Raises Unreadable."""
     if target.exists():
         return _require_same(target / LABELS, tools.settings)
     boxes = _find_boxes(clip, tools.opened)
@@ -200,13 +204,12 @@ def _prepare_clip(clip: Clip, target: Path, tools: _Tools) -> None:
 
 
 def _find_boxes(clip: Clip, opened: OpenedDetector) -> _Boxes:
-    frames, centres, sides, points, total = [], [], [], {}, 0
+    frames, centres, sides, points, total, tracker = [], [], [], {}, 0, Tracker(opened)
     for number, frame in enumerate(read_frames(clip)):
         total += 1
         if opened.detect is None or number % EVERY:
             continue
-        if found := opened.detect(_floats(frame)):
-            face = select_face(found, 0, "largest", frame.shape[:2])
+        if face := tracker.look(_floats(frame)):
             frames.append(number), centres.append(face.centre), sides.append(face.side)
             if face.points is not None:
                 points[number] = face.points
@@ -277,9 +280,9 @@ def _require_same(path: Path, settings: dict) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Crop the faces out of clips or photographs, and label them, for training.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--clips", type=Path, help="folder of videos or frame folders, one below per person")
+    source.add_argument("--clips", help="folder of videos or frame folders, one below per person")
     source.add_argument("--stills", type=Path, help="folder of photographs, one below per person")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the crops; whole clips there are kept")
+    parser.add_argument("--out", required=True, help="folder for the crops; whole clips there are kept")
     parser.add_argument("--size", type=int, default=256, help="side of a crop in pixels")
     parser.add_argument("--detector", choices=CHOICES, default="auto", help="none: the pictures are crops already")
     parser.add_argument("--insightface", type=Path, help="folder that holds insightface's models/<pack>")

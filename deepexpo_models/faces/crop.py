@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..image import to_rgb
-from .detectors import Face, Roots
-from .find import NoFace, OpenedDetector, find_with, open_detector, select_face
+from .detectors import Detector, Face, Roots
+from .find import NoFace, OpenedDetector, open_detector
 from .gaps import fill_gaps
 from .landmarks import faces_in_pictures
+from .track import Followed, Tracker
 
 SCALE = 1.8  # crop side over face box side: the whole head, hair included
 MAX_SCALE = 10  # an input that is linked knows no widget's bounds
@@ -84,31 +85,33 @@ def crop_faces(
     insightface_root: Roots = None,
     landmarks: dict | None = None,
     gaps: str = "refuse",
+    open_choice: Callable[[str], OpenedDetector] | None = None,
 ) -> FaceCrops:
-    """images (B, H, W, 1, 3 or 4) in [0, 1], mask (H, W) or (1 or B, H, W) -> one face of every picture.
+    """images (B, H, W, 1, 3 or 4) in [0, 1], mask (H, W) or (1 or B, H, W) -> one face of every picture; through the frames
+    of a clip it is followed, see `track`.
 
     landmarks: FACE_LANDMARKS of these pictures, which come first with detector auto and alone with LANDMARKS. gaps: what
     becomes of pictures without a face, see `gaps.fill_gaps`: a filled one is cropped where its face should be.
+    open_choice: gives a detector that is kept open, instead of `open_detector`.
     Raises ValueError which names the picture ("image 2 of 3") for everything `find_faces` and `select_face` refuse.
     """
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected a batch of pictures (B, H, W, C), got shape {tuple(images.shape)}")
     if detector == LANDMARKS and landmarks is None:
         raise ValueError(f"the detector {LANDMARKS!r} needs landmarks; connect those of this image, or choose detector 'auto'")
-    total, picture_size = len(images), tuple(images.shape[1:3])
-    use = landmarks is not None and detector in (LANDMARKS, "auto")
+    total, use = len(images), landmarks is not None and detector in (LANDMARKS, "auto")
     known = faces_in_pictures(landmarks, images) if use else [()] * total
-    opened = open_detector("none" if detector == LANDMARKS else detector, insightface_root)
+    choice = "none" if detector == LANDMARKS else detector
+    opened = open_choice(choice) if open_choice else open_detector(choice, insightface_root)
     if use and opened.detect is None:
-        opened = OpenedDetector(LANDMARKS, _nobody, opened.unavailable)
+        opened = OpenedDetector(LANDMARKS, Detector(_nobody), opened.unavailable)
+    tracker = Tracker(opened, index, order, strict=gaps == "refuse")
     advice = "; or choose gaps 'interpolate', 'hold' or 'skip'" if total > 1 else ""
-    found, chosen = [], []
+    found: list[Followed | None] = []
     for number, (image, image_mask, faces) in enumerate(zip(images, _masks(mask, total), known, strict=True), start=1):
         name = f"image {number} of {total}"
-        found.append(_find(opened, image, image_mask, name, faces, advice if gaps == "refuse" else None))
-        there = found[-1] is not None and (gaps == "refuse" or index < len(found[-1].faces))
-        chosen.append(select_face(found[-1].faces, index, order, picture_size, name) if there else None)
-    filled, note = fill_gaps(chosen, gaps, _between)
+        found.append(_find(tracker, image, image_mask, name, faces, advice if gaps == "refuse" else None))
+    filled, note = fill_gaps([each and each.face for each in found], gaps, _between)
     crops, masks, transforms = zip(*(crop_face(images[n], face, scale, size) for n, face in filled.items()), strict=True)
     return FaceCrops(
         crops=torch.stack(crops),
@@ -143,10 +146,12 @@ def face_mask(face: Face, image: Tensor) -> Tensor:
     return (rows[:, None] ** 2 + columns**2 <= 1).float()
 
 
-def _find(opened: OpenedDetector, image: Tensor, mask: Tensor | None, name: str, known, advice: str | None):
-    """FoundFaces, or None where there is no face and no advice to give with its error."""
+def _find(
+    tracker: Tracker, image: Tensor, mask: Tensor | None, name: str, known: Sequence[Face], advice: str | None
+) -> Followed | None:
+    """None where there is no face and no advice to give with its error."""
     try:
-        return find_with(opened, image, mask, name, known)
+        return tracker.find(image, mask, name, known)
     except NoFace as error:
         if advice is None:
             return None

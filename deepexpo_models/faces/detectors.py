@@ -1,13 +1,13 @@
 """Face detectors. Each is optional, imported when opened, and offline: no model is ever downloaded.
 
-A detector is a function (H, W, 3) RGB picture in [0, 1] -> list of faces; DETECTORS holds the functions that open them.
+A detector takes a picture (H, W, 3), RGB in [0, 1], and gives a list of faces; DETECTORS holds the functions that open them.
 """
 
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import first_line
-from ..image import comfy_to_bgr
+from ..image import comfy_to_bgr, to_rgb
 
 PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")  # preferred first, then any other by name
 # SCRFD at 640 misses faces that fill the picture; insightface 2.x looks at a smaller size too, 0.7 does not.
@@ -28,6 +28,9 @@ OPENCV_SIDE, OPENCV_STEP, OPENCV_NEIGHBOURS = 800, 1.1, 8
 SKIMAGE_SIDE, SKIMAGE_STEP, SKIMAGE_NEIGHBOURS = 640, 1.2, 6
 WINDOW = 24  # both cascades were trained on windows of 20 to 24 pixels
 SMALLEST_FACE = 0.07  # of the picture's shorter side; smaller ones are mostly false
+REACH = 1.8  # side of the window around a face's last place, in sides of its box
+NEAR_FACE, NEAR_SIZE = 56, 160  # in that window: pixels of the face for cascades, of the whole window for SCRFD
+NEAR_STEP, NEAR_NEIGHBOURS, NEAR_RANGE = 1.08, 4, (0.78, 1.25)  # of cascades there; the last: of the face's last side
 
 
 class DetectorUnavailable(Exception):
@@ -55,14 +58,69 @@ class Face:
         return max(right - left, bottom - top)
 
 
-Detector = Callable[[Tensor], list[Face]]
+@dataclass(frozen=True)
+class Detector:
+    """A picture (H, W, 3) in [0, 1] -> its faces.
+
+    around: the same for a window in which the face is about near_face pixels wide; None where it cannot be followed.
+    """
+
+    whole: Callable[[Tensor], list[Face]]
+    around: Callable[[Tensor], list[Face]] | None = None
+    near_face: int = NEAR_FACE
+
+    def __call__(self, image: Tensor) -> list[Face]:
+        return self.whole(image)
+
+    def near(self, image: Tensor, last: Face) -> Face | None:
+        """The face in image (H, W, 1, 3 or 4) that was at a last place, searched around it alone; None where it is not."""
+        place = window(image, last, self.near_face) if self.around else None
+        found = [place.back(face) for face in self.around(place.picture)] if place else []
+        low, high = (last.side * share for share in NEAR_RANGE)
+        sizes = [face for face in found if low / NEAR_STEP <= face.side <= high * NEAR_STEP]
+        return max(sizes, key=lambda face: _shared(face.box, last.box), default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The surroundings of a face's last place as a small picture (h, w, 3) in [0, 1]; factor: the given picture's pixels per
+    pixel of it."""
+
+    picture: Tensor
+    left: int
+    top: int
+    factor: float
+
+    def back(self, face: Face) -> Face:
+        """In the given picture."""
+        corner = np.array([self.left, self.top])
+        box = (np.reshape(face.box, (2, 2)) * self.factor + corner).flatten()
+        points = None if face.points is None else face.points * self.factor + corner
+        return replace(face, box=tuple(box.tolist()), points=points)
+
+
+def window(image: Tensor, last: Face, face: int) -> Window | None:
+    """image (H, W, 1, 3 or 4) -> what lies around the last place, the face `face` pixels wide; None beyond the picture."""
+    (height, width), (x, y), half = image.shape[:2], last.centre, last.side * REACH / 2
+    left, top, right, bottom = (round(edge) for edge in (x - half, y - half, x + half, y + half))
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if right <= left or bottom <= top:
+        return None
+    factor = last.side / face
+    return Window(_resized(to_rgb(image[top:bottom, left:right]), (bottom - top, right - left), factor), left, top, factor)
+
+
 Roots = Path | Sequence[Path] | None  # ComfyUI's insightface folders, each of which holds models/<pack>/*.onnx
 
 
 def open_insightface(root: Roots) -> Detector:
     """root: ComfyUI's models/insightface, which holds models/<pack>/*.onnx."""
     analysis = open_pack(root, None, ["detection"])
-    return lambda image: [_face(found) for found in analyse(analysis, comfy_to_bgr(image))]
+
+    def detect(image: Tensor, sizes: tuple[int, ...] = INSIGHTFACE_SIZES) -> list[Face]:
+        return [_face(found) for found in analyse(analysis, comfy_to_bgr(image), sizes)]
+
+    return Detector(detect, lambda near: detect(near, (NEAR_SIZE,)), round(NEAR_SIZE / REACH))
 
 
 def open_pack(root: Roots, name: str | None, modules: list[str]):
@@ -127,10 +185,11 @@ def find_pack(root: Roots, name: str | None = None) -> Path:
     raise DetectorUnavailable(f"{what} in {places}; put one there, its .onnx files right in a folder like {name or PACKS[0]}")
 
 
-def analyse(analysis, bgr: np.ndarray) -> list:
+def analyse(analysis, bgr: np.ndarray, sizes: tuple[int, ...] = INSIGHTFACE_SIZES) -> list:
     """What insightface finds in a picture (H, W, 3), uint8, BGR. A face that fills it is found at a smaller size only."""
-    for size in INSIGHTFACE_SIZES:
-        analysis.prepare(ctx_id=-1, det_size=(size, size))
+    for size in sizes:
+        # a negative ctx_id would read the model file again; the sessions were opened for the CPU
+        analysis.prepare(ctx_id=0, det_size=(size, size))
         found = analysis.get(bgr)
         if found:
             break
@@ -167,14 +226,17 @@ def _open_haar_cascade() -> Detector:
     if cascade.empty():
         raise DetectorUnavailable(f"OpenCV cannot read {path}")
 
-    def detect(image: Tensor) -> list[Face]:
-        fitted, factor = fit_side(image, OPENCV_SIDE)
-        grey = cv2.cvtColor(comfy_to_bgr(fitted), cv2.COLOR_BGR2GRAY)
-        smallest = smallest_face(grey.shape)
-        found = cascade.detectMultiScale(grey, OPENCV_STEP, OPENCV_NEIGHBOURS, minSize=(smallest, smallest))
+    def search(image: Tensor, factor: float, step: float, neighbours: int, smallest: int, largest: int) -> list[Face]:
+        grey = cv2.cvtColor(comfy_to_bgr(image), cv2.COLOR_BGR2GRAY)
+        limits = {"minSize": (smallest, smallest), "maxSize": (largest, largest)}
+        found = cascade.detectMultiScale(grey, step, neighbours, **limits)
         return square_faces(((x, y, side) for x, y, side, _ in found), factor, "opencv")
 
-    return detect
+    def detect(image: Tensor) -> list[Face]:
+        fitted, factor = fit_side(image, OPENCV_SIDE)
+        return search(fitted, factor, OPENCV_STEP, OPENCV_NEIGHBOURS, smallest_face(fitted.shape), OPENCV_SIDE)
+
+    return Detector(detect, lambda near: search(near, 1.0, NEAR_STEP, NEAR_NEIGHBOURS, *near_sizes(near)))
 
 
 def _open_lbp_cascade() -> Detector:
@@ -184,18 +246,20 @@ def _open_lbp_cascade() -> Detector:
 
         cascade = Cascade(lbp_frontal_face_cascade_filename())
 
-    def detect(image: Tensor) -> list[Face]:
-        fitted, factor = fit_side(image, SKIMAGE_SIDE)
-        rgb = np.ascontiguousarray(comfy_to_bgr(fitted)[..., ::-1])
-        smallest, largest = smallest_face(rgb.shape), min(rgb.shape[:2])
+    def search(image: Tensor, factor: float, step: float, neighbours: int, smallest: int, largest: int) -> list[Face]:
+        rgb = np.ascontiguousarray(comfy_to_bgr(image)[..., ::-1])
         if smallest > largest:
             return []
-        found = cascade.detect_multi_scale(
-            rgb, SKIMAGE_STEP, 1.0, (smallest, smallest), (largest, largest), min_neighbor_number=SKIMAGE_NEIGHBOURS
-        )
+        limits = (smallest, smallest), (largest, largest)
+        found = cascade.detect_multi_scale(rgb, step, 1.0, *limits, min_neighbor_number=neighbours)
         return square_faces(((box["c"], box["r"], box["width"]) for box in found), factor, "scikit-image")
 
-    return detect
+    def detect(image: Tensor) -> list[Face]:
+        fitted, factor = fit_side(image, SKIMAGE_SIDE)
+        sizes = smallest_face(fitted.shape), min(fitted.shape[:2])
+        return search(fitted, factor, SKIMAGE_STEP, SKIMAGE_NEIGHBOURS, *sizes)
+
+    return Detector(detect, lambda near: search(near, 1.0, NEAR_STEP, NEAR_NEIGHBOURS, *near_sizes(near)))
 
 
 @contextmanager
@@ -211,9 +275,20 @@ def fit_side(image: Tensor, side: int) -> tuple[Tensor, float]:
     """(H, W, 3) -> the picture with that longer side, and the factor from its pixels to those of the given one."""
     height, width = image.shape[:2]
     factor = max(height, width) / side
-    target = (max(1, round(height / factor)), max(1, round(width / factor)))
+    return _resized(image, (height, width), factor), factor
+
+
+def _resized(image: Tensor, size: tuple[int, int], factor: float) -> Tensor:
+    """(H, W, 3) of that size -> float32, each side divided by the factor."""
+    target = [max(1, round(side / factor)) for side in size]
     scaled = F.interpolate(image.movedim(-1, 0)[None].float(), target, mode="bilinear", antialias=True)
-    return scaled[0].movedim(0, -1), factor
+    return scaled[0].movedim(0, -1)
+
+
+def near_sizes(near: Tensor) -> tuple[int, int]:
+    """Sides of the smallest and the largest face that a cascade looks for in a window (h, w, 3)."""
+    smallest, largest = (round(NEAR_FACE * share) for share in NEAR_RANGE)
+    return smallest, min(largest, *near.shape[:2])
 
 
 def smallest_face(shape: tuple[int, ...]) -> int:

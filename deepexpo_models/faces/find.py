@@ -81,7 +81,7 @@ def find_with(opened: OpenedDetector, image: Tensor, mask: Tensor | None, name: 
     _check_picture(image, mask, name)
     faces = list(known) or (opened.detect(to_rgb(image)) if opened.detect else [])
     if mask is not None:
-        faces = [face for face in faces if _in_mask(face, mask)]
+        faces = [face for face in faces if in_mask(face, mask)]
     if not faces and opened.detect and (mask is None or opened.choice != "auto"):
         raise NoFace(_no_face(opened, mask, name))
     used = _found(faces) if faces else _fallback(opened, mask)
@@ -129,7 +129,8 @@ def _stand_in(image: Tensor, mask: Tensor | None) -> Face:
     return Face((0.0, 0.0, float(width), float(height)), None, None, "picture")
 
 
-def _in_mask(face: Face, mask: Tensor) -> bool:
+def in_mask(face: Face, mask: Tensor) -> bool:
+    """Whether the face's centre lies in mask (H, W)."""
     x, y = (int(place) for place in face.centre)
     inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
     return inside and mask[y, x].item() > 0

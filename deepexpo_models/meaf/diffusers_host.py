@@ -9,8 +9,10 @@ from torch import Tensor
 
 from .branch import PREFIX, SIZE_EMBEDDING, BranchConfig, Residuals
 from .config import DEFAULT_SETTINGS
+from .formulations import LayerStreams
 from .fusion import FusedStream, fuse, join_heads, resize_mask, split_heads
 from .model import MEAF
+from .sampled_layers import Latents, lay_out_layers
 from .sites import require_family
 from .unet_copy import wave_embedding
 
@@ -20,12 +22,14 @@ class Conditions:
     """What the streams act with; set by `AttachedMEAF.condition`, read by every layer.
 
     tokens: stream -> (B or 1, N, D); strengths: stream -> float; masks: stream -> (B or 1, H, W) in [0, 1], in the
-    proportions of the latents: a processor is not told height and width.
+    proportions of the latents: a processor is not told height and width. layers: site -> what was laid out for the calls to
+    come; empty in training.
     """
 
     tokens: dict[str, Tensor] = field(default_factory=dict)
     strengths: dict[str, float] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
+    layers: dict[str, LayerStreams] = field(default_factory=dict)
 
 
 def cross_attentions(unet: UNet2DConditionModel) -> dict[str, Attention]:
@@ -40,17 +44,21 @@ class AttachedMEAF:
             attached.condition(tokens={"identity": meaf.tokens("identity", code)})
             noise = unet(latents, timestep, text).sample
 
-    With classifier-free guidance the caller stacks null tokens and tokens in the order of its latents. Raises ValueError
-    when the U-Net is of another base family.
+    With classifier-free guidance the caller stacks null tokens and tokens in the order of its latents. A U-Net that is
+    compiled (`unet.compile()` or `torch.compile(unet)`) sees one graph for all strengths, codes, masks and windows, if
+    `condition` is given the latents. Raises ValueError when the U-Net is of another base family.
     """
 
     def __init__(self, unet: UNet2DConditionModel, meaf: MEAF):
+        self.compiled = hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None
+        unet = getattr(unet, "_orig_mod", unet)
         sites = cross_attentions(unet)
         channels = {name: module.to_q.out_features for name, module in sites.items()}
         context_width = next(iter(sites.values())).to_k.in_features if sites else 0
         require_family(meaf.config.name, meaf.config.base, meaf.config.unet, channels, context_width)
         self.unet, self.meaf, self.conditions = unet, meaf, Conditions()
         fused = sites if meaf.sites.keys() >= sites.keys() else {}  # a branch alone leaves them as they are
+        self._heads = {name: module.heads for name, module in fused.items()}
         self._processors = {name: module.processor for name, module in fused.items()}
         for name, module in fused.items():
             module.set_processor(MEAFProcessor(meaf, name, self.conditions))
@@ -61,12 +69,23 @@ class AttachedMEAF:
         tokens: dict[str, Tensor],
         strengths: dict[str, float] | None = None,
         masks: dict[str, Tensor] | None = None,
+        latents: Latents | None = None,
     ) -> None:
-        """Set the codes for the calls to come. A stream without tokens is off; strengths default to the user's defaults."""
+        """Set the codes for the calls to come. A stream without tokens is off; strengths default to the user's defaults.
+
+        latents: of those calls, which then take no gradients; all that does not depend on the queries is made here, once.
+        """
         defaults = {name: DEFAULT_SETTINGS[name].strength for name in tokens if name in DEFAULT_SETTINGS}
         self.conditions.tokens = tokens
         self.conditions.strengths = defaults | (strengths or {})
         self.conditions.masks = masks or {}
+        self.conditions.layers = self._laid_out(latents) if latents else {}
+
+    @torch.no_grad()
+    def _laid_out(self, latents: Latents) -> dict[str, LayerStreams]:
+        conditions, like = self.conditions, torch.empty(0, device=self.unet.device, dtype=self.unet.dtype)
+        parts = conditions.tokens, conditions.strengths, conditions.masks
+        return lay_out_layers(self.meaf, self._heads, *parts, latents, like, self.compiled)
 
     def detach(self) -> None:
         for name, processor in self._processors.items():
@@ -147,10 +166,15 @@ class MEAFProcessor:
             attention_mask = attn.prepare_attention_mask(attention_mask, heads[1].shape[2], len(query))
             attention_mask = attention_mask.unflatten(0, (len(query), attn.heads))
         text = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=attention_mask, scale=attn.scale)
-        fused, streams = join_heads(text), self._streams(query)
-        if streams:
-            fused = fuse(fused, query, attn.heads, streams, self.meaf.config.fusion)
+        fused = self._fused(join_heads(text), query, attn.heads)
         return attn.to_out[1](attn.to_out[0](fused)) / attn.rescale_output_factor
+
+    def _fused(self, text: Tensor, query: Tensor, heads: int) -> Tensor:
+        layer = self.conditions.layers.get(self.site)
+        if layer is not None and sum(layer.rows) == len(query) and not torch.is_grad_enabled():
+            return layer.add(text.contiguous(), query)
+        streams = self._streams(query)
+        return fuse(text, query, heads, streams, self.meaf.config.fusion) if streams else text
 
     def _streams(self, query: Tensor) -> list[FusedStream]:
         return acting_streams(self.meaf, self.site, self.conditions, query, lambda mask: self._resized(mask, query))

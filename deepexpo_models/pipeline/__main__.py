@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..dsid.precision import PRECISIONS
 from ..errors import first_line
 from ..faces import CHOICES
 
@@ -54,6 +55,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("height", "pixels (default: the base's own)", type=int, default=0)
     add("detector", "how faces are found (default: auto; none for the starter)", choices=CHOICES)
     add("insightface", "folder that holds models/<pack>/*.onnx", type=Path)
+    add(
+        "precision",
+        "of the DSID's encoders; bfloat16 for clips, where the hardware has it",
+        default="float32",
+        choices=PRECISIONS,
+    )
+    add("compile", "the U-Net by torch.compile: slower for the first picture, faster for many", action="store_true")
     add("device", "cuda, mps or cpu (default: the best there is)", default="")
     add("batch", "pictures drawn at once (default: 4; 25 for the starter)", type=int)
 
@@ -81,11 +89,12 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("--steps and --batch are at least 1")
     chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch")}
     pipeline = pipeline_class.load(
-        options.base, options.meaf, options.dsid, options.device, options.base_config,
+        options.base, options.meaf, options.dsid, options.device, options.base_config, options.precision,
+        options.compile,
         **{name: value for name, value in chosen.items() if value is not None},
     )  # fmt: skip
     photos = [read_photos(person)[0] for person in people]
-    frames = read_photos(references)
+    frames = references if clip else read_photos(references)
     pictures = draw(pipeline, options, people, frames)
     write(options.out, pictures, photos, frames, clip and references[0])
     print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}: {options.out}")

@@ -1,7 +1,9 @@
 """The main job on one screen: who (identity photos), how (reference photos), where (a prompt) -> pictures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,17 +12,21 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from ..dsid import DSID, EncoderId, Identity, Semantics, average_identities, load_dsid, public_encoder
-from ..faces import crop_face, open_recogniser, select_face
-from ..faces.find import find_with, open_detector
+from ..dsid.precision import set_precision
+from ..faces import crop_face, open_recogniser
+from ..faces.find import open_detector
 from ..faces.recognisers import RECOGNISERS
+from ..faces.track import Tracker
 from ..image import comfy_to_model, model_to_bytes
 from ..meaf import DEFAULT_SETTINGS, MEAF, StreamSettings, load_meaf
 from ..meaf.codes import stream_codes
+from ..meaf.sampled_layers import Latents
 from ..weights import PACK_WEIGHTS
 from .base import Base, load_base
-from .photos import Photos, read_photos
+from .photos import ENCODED_AT_ONCE, Photos, each_photo
 from .sampling import BeforeStep, fused, sample
 
+logger = logging.getLogger(__name__)
 STARTER = {name: PACK_WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
 CFG = 3.0  # of the starter; Stable Diffusion's own habit is 7
 
@@ -50,22 +56,30 @@ class Pipeline:
         dsid: str | Path = "",
         device: str = "",
         base_config: str | Path = "",
+        precision: str = "float32",
+        compiled: bool = False,
         **settings,
     ) -> "Pipeline":
         """The starter that comes with the pack, or a Stable Diffusion checkpoint (.safetensors, or a diffusers folder) with a
-        MEAF and its DSID. base_config: see `load_base`. Raises ValueError, in one sentence, for what cannot be used.
+        MEAF and its DSID. base_config: see `load_base`; precision: of the DSID's encoders, see `dsid.precision`;
+        compiled: the U-Net by torch.compile. Raises ValueError, in one sentence, for what cannot be used.
         """
         files = {"base": base, "meaf": meaf, "dsid": dsid} if base else {**STARTER, **_given(meaf=meaf, dsid=dsid)}
         place = torch.device(device or best_device())
         dtype = torch.float32 if place.type == "cpu" else torch.float16
         loaded = load_base(str(files["base"]), place, dtype, str(base_config))
+        if compiled:
+            loaded.unet.compile()
         drawn = loaded.family == "starter"  # its faces fill the picture, and detectors of photographs find none of them
         habits = {"cfg": CFG, "detector": "none", "batch": 25} if drawn else {"cfg": 7.0}
         kind = loaded.unet.dtype
+        encoders = load_dsid(Path(files["dsid"])).to(place).float().eval() if files["dsid"] else None
+        if encoders and (note := set_precision(encoders, precision, place)):
+            logger.warning(note)
         return cls(
             loaded,
             load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None,
-            load_dsid(Path(files["dsid"])).to(place).float().eval() if files["dsid"] else None,
+            encoders,
             **{**habits, **settings},
         )
 
@@ -97,21 +111,22 @@ class Pipeline:
     def identity(self, photos: Photos) -> Identity:
         """Photos of one person -> who it is, in the space that the MEAF's identity stream reads."""
         encoder = self._encoder("identity")
-        images = read_photos(photos)
         if encoder == self._own():
-            return average_identities(Identity(self._encode(DSID.encode_identity, images), encoder))
+            codes = self._encode(lambda dsid, crops: {"identity": dsid.encode_identity(crops)}, each_photo(photos))
+            return average_identities(Identity(codes["identity"], encoder))
         if encoder.name not in RECOGNISERS or encoder != public_encoder(encoder.name):
             raise ValueError(self._no_encoder("identity", encoder))
-        found = torch.cat([open_recogniser(encoder.name, self.insightface)(image[None]).embeddings for image in images])
+        recognise = open_recogniser(encoder.name, self.insightface)
+        found = torch.cat([recognise(image[None]).embeddings for image in each_photo(photos)])
         norm = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
         return average_identities(Identity(F.normalize(found, dim=-1), encoder, norm))
 
     def semantics(self, photos: Photos) -> Semantics:
-        """Photos -> expression and head pose, one code for each."""
+        """Photos, or the frames of a clip, which are never all in memory -> expression and head pose, one code for each."""
         encoder = self._encoder("expression")
         if encoder != self._own():
             raise ValueError(self._no_encoder("semantics", encoder))
-        return Semantics(**self._encode(DSID.encode_semantics, read_photos(photos)), encoder=encoder)
+        return Semantics(**self._encode(DSID.encode_semantics, each_photo(photos)), encoder=encoder)
 
     def codes(self, identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
         """Stream name -> (N, width), N the number of pictures; none for the base alone."""
@@ -146,7 +161,8 @@ class Pipeline:
             sentences = [prompts[row] for row in rows.tolist()]
             text, without = self.base.text(sentences), self.base.text([negative] * len(rows))
             chosen = {name: code[rows.to(code.device)] for name, code in codes.items()}
-            with fused(self.base, self.meaf, chosen, settings, self.steps) as before_step:
+            call = Latents(2 * len(rows), *noise.shape[-2:])
+            with fused(self.base, self.meaf, chosen, settings, self.steps, call) as before_step:
                 tell = _both(before_step, _part(progress, int(rows[0]), len(rows), len(prompts)))
                 latents = sample(self.base, text, without, noise[rows.to(noise.device)], self.steps, self.cfg, tell)
             pictures.append(self.base.decode(latents).clamp(-1, 1))
@@ -154,14 +170,19 @@ class Pipeline:
         return torch.cat(pictures)
 
     @torch.no_grad()
-    def _encode(self, encode: Callable, images: list[Tensor]):
-        """Face crops of pictures (H, W, 3) in [0, 1], read by the DSID."""
-        size, opened, crops = self.dsid.config.image_size, open_detector(self.detector, self.insightface), []
-        for number, image in enumerate(images, 1):
-            name = f"photo {number} of {len(images)}"
-            face = select_face(find_with(opened, image, None, name).faces, 0, "largest", tuple(image.shape[:2]), name)
-            crops.append(crop_face(image, face, size=size)[0])
-        return encode(self.dsid, comfy_to_model(torch.stack(crops)).to(next(self.dsid.parameters()).device))
+    def _encode(self, encode: Callable[[DSID, Tensor], dict[str, Tensor]], images: Iterator[Tensor]) -> dict[str, Tensor]:
+        """Face crops of pictures (H, W, 3) in [0, 1], read by the DSID a few at a time, at its own size."""
+        tracker, parts = Tracker(open_detector(self.detector, self.insightface)), []
+        numbered = enumerate(images, 1)
+        while pictures := list(islice(numbered, ENCODED_AT_ONCE)):
+            crops = [self._crop(tracker, image, f"photo {number}") for number, image in pictures]
+            parts.append(encode(self.dsid, comfy_to_model(torch.stack(crops)).to(next(self.dsid.parameters()).device)))
+        if not parts:
+            raise ValueError("there is no picture to read; give at least one")
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _crop(self, tracker: Tracker, image: Tensor, name: str) -> Tensor:
+        return crop_face(image, tracker.find(image, name=name).face, size=self.dsid.config.image_size)[0]
 
     def _meaf(self) -> MEAF:
         if self.meaf is None:

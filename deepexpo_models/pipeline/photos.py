@@ -11,16 +11,22 @@ from torch import Tensor
 from ..data.clips.read import FPS, VIDEOS, Unreadable, count_frames, read_picture, read_video
 from ..image import bytes_to_model, image_grid, resize
 
+ENCODED_AT_ONCE = 8  # faces; larger batches are no faster on a CPU, and frames in memory are few
 Photos = str | Path | Tensor | Sequence[str | Path] | Sequence[Tensor]
 
 
 def read_photos(photos: Photos) -> list[Tensor]:
+    """`each_photo`, all in memory."""
+    return list(each_photo(photos))
+
+
+def each_photo(photos: Photos) -> Iterator[Tensor]:
     """Files, or pictures (B or list of, H, W, 3) in [0, 1] -> pictures (H, W, 3) in [0, 1]; of a clip its frames.
 
     Raises ValueError, in one sentence, for a file that cannot be read.
     """
-    given = [photos] if isinstance(photos, str | Path) else list(photos)
-    return [image for photo in given for image in ([photo] if isinstance(photo, Tensor) else _frames(Path(photo)))]
+    for photo in [photos] if isinstance(photos, str | Path) else photos:
+        yield from [photo] if isinstance(photo, Tensor) else _frames(Path(photo))
 
 
 def is_clip(path: str | Path) -> bool:

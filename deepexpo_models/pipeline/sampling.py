@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..meaf import MEAF, StreamSettings
 from ..meaf.diffusers_host import AttachedMEAF
+from ..meaf.sampled_layers import Latents
 from .base import Base
 
 BeforeStep = Callable[[float], None]
@@ -47,19 +48,29 @@ def sample(
 
 @contextmanager
 def fused(
-    base: Base, meaf: MEAF | None, codes: dict[str, Tensor], settings: Mapping[str, StreamSettings], steps: int
+    base: Base,
+    meaf: MEAF | None,
+    codes: dict[str, Tensor],
+    settings: Mapping[str, StreamSettings],
+    steps: int,
+    latents: Latents | None = None,
 ) -> Iterator[BeforeStep]:
     """MEAF on the base's U-Net while the block lasts; codes: stream -> (N, width), the negative half has null tokens.
+
+    latents: of a call of the U-Net, both halves; where they are known, layers are laid out once for each window.
 
     Gives the `before_step` of `sample` that opens and closes the streams' windows.
     """
     tokens = {name: _guided(meaf, name, code.to(base.unet.device, base.unet.dtype)) for name, code in codes.items()}
     with AttachedMEAF(base.unet, meaf) if codes else nullcontext() as attached:
+        last = None
 
         def before_step(share: float) -> None:
-            if attached:
-                strengths = {name: settings[name].strength * acts(settings[name], share, steps) for name in tokens}
-                attached.condition(tokens, strengths)
+            nonlocal last
+            strengths = {name: settings[name].strength * acts(settings[name], share, steps) for name in tokens}
+            if attached and strengths != last:
+                attached.condition(tokens, strengths, latents=latents)
+                last = strengths
 
         yield before_step
 

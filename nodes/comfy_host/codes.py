@@ -16,12 +16,11 @@ from ...deepexpo_models.dsid import (
     require_same_encoder,
 )
 from ...deepexpo_models.dsid.mesh import face_shape_of, semantics_of
-from ...deepexpo_models.faces import open_recogniser
 from ...deepexpo_models.faces.landmarks import track_face
 from ...deepexpo_models.head import load_basis
 from ...deepexpo_models.image import comfy_to_model, flat_share, model_to_comfy, resize
 from ...deepexpo_models.weights import trained_on_words
-from .folders import insightface_roots
+from .detectors import face_recogniser
 from .memory import LoadedDSID, run_in_batches
 
 logger = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def recognise_identity(recogniser: str, image: Tensor, clip_vision=None) -> Iden
     """
     if recogniser == CLIP:
         return average_identities(_look_at(image, clip_vision))
-    faces = open_recogniser(recogniser, insightface_roots())(image)
+    faces = face_recogniser(recogniser)(image)
     norm = torch.linalg.vector_norm(faces.embeddings, dim=-1, keepdim=True)
     seen = {} if clip_vision is None else _look_at(faces.aligned, clip_vision).extras()
     return average_identities(Identity(faces.embeddings / norm, public_encoder(recogniser), norm, **seen))

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import fields, replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -170,14 +171,18 @@ def test_guidance_gives_the_negative_half_null_tokens(pipeline, monkeypatch):
     request, seen = make_request(2, seed=3), []
     condition = sampling.AttachedMEAF.condition
 
-    def record(self, tokens, strengths=None, masks=None):
+    def record(self, tokens, strengths=None, masks=None, latents=None):
         seen.append((tokens, strengths))
-        condition(self, tokens, strengths, masks)
+        condition(self, tokens, strengths, masks, latents)
 
     monkeypatch.setattr(sampling.AttachedMEAF, "condition", record)
     draw(pipeline, request)
     codes = requested_codes(pipeline, request)
-    assert len(seen) == pipeline.steps
+    windows = [
+        tuple(acts(DEFAULT_SETTINGS[name], step / pipeline.steps, pipeline.steps) for name in meaf_report.STREAMS)
+        for step in range(pipeline.steps)
+    ]
+    assert len(seen) == 1 + sum(a != b for a, b in pairwise(windows)), "laid out once for each set of acting streams"
     for name, tokens in seen[0][0].items():
         assert torch.equal(tokens[:2], pipeline.meaf.null_tokens(name).expand(2, -1, -1))
         torch.testing.assert_close(tokens[2:], pipeline.meaf.tokens(name, codes[name]))

@@ -23,7 +23,7 @@ from deepexpo_models.data.prepare import low_pass, prepare
 from deepexpo_models.data.synthetic import EXPRESSION, render, sample_scenes
 from deepexpo_models.data.transforms import random_similarity
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, transform_points
-from deepexpo_models.faces.detectors import Face
+from deepexpo_models.faces.detectors import Detector, Face
 from deepexpo_models.faces.find import OpenedDetector
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
@@ -502,7 +502,7 @@ class Square:
 
 @pytest.fixture
 def square_detector(monkeypatch):
-    opened = OpenedDetector("square", Square(), {})
+    opened = OpenedDetector("square", Detector(Square()), {})
     monkeypatch.setattr(prepare_module, "open_detector", lambda *_: opened)
 
 
