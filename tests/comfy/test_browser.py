@@ -148,7 +148,7 @@ def test_a_head_is_drawn_thirty_times_a_second(frontend):
     clock.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def seconds() -> float:
-        return {m["name"]: m["value"] for m in clock.send("Performance.getMetrics")["metrics"]}["ScriptDuration"]
+        return {m["name"]: m["value"] for m in clock.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
 
     start = seconds()
     times = frontend.page.evaluate(DRAWING)
