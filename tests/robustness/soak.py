@@ -34,6 +34,7 @@ STRENGTHS = ("identity_strength", "expression_strength", "pose_strength")
 SIZES = ("light", "control", "full")
 WARM = 50  # prompts, before which memory may grow: caches fill
 GROWTH = {"rss": 64 << 20, "files": 4, "threads": 4, "tensors": 8 << 20}  # from then on, over the whole rest
+READINGS = 5  # of a state, a second apart
 EACH = 3  # prompts, of which the last is a mishap
 FAULTS = ("damaged", "deleted", "replaced", "refused", "error", "memory", "interrupt")
 Graph = dict[str, dict]
@@ -189,9 +190,14 @@ def post(server: Server, case: Case) -> str:
 
 def state(server: Server) -> dict[str, int]:
     """Of the server's process, after what can be freed was freed: memory, open files, threads, bytes of tensors, what is left
-    on models (see soak_probe.py)."""
+    on models (see soak_probe.py). The worker frees when it wakes, which on a busy machine takes seconds: the least of some
+    readings counts."""
     server.free_memory()
-    return server.get_json("soak/state")
+    readings = []
+    for _ in range(READINGS):
+        readings.append(server.get_json("soak/state"))
+        time.sleep(1)
+    return min(readings, key=lambda found: (found["tensors"], found["rss"]))
 
 
 def pictures(server: Server) -> list[np.ndarray]:
