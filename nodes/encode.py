@@ -70,8 +70,8 @@ class EncodeIdentity(io.ComfyNode):
             raise ValueError("no DSID is connected to Encode Identity; connect one from Load DSID, or choose a recogniser")
         own = recogniser == OWN
         code = encode_identity(dsid, image) if own else recognise_identity(recogniser, image, clip_vision)
-        identity = with_face_shape(code, landmarks)
-        return _said(identity, identity_line(identity, len(image)), unlike_training(dsid, image) if own else "")
+        identity, note = with_face_shape(code, landmarks)
+        return _said(identity, identity_line(identity, len(image)), unlike_training(dsid, image) if own else "", note)
 
 
 class EncodeSemantics(io.ComfyNode):

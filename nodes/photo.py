@@ -5,6 +5,7 @@ from ..deepexpo_models.faces.landmarks import landmarks_line
 from ..deepexpo_models.head import load_basis
 from ..deepexpo_models.head.control import STYLES, draw_control, draw_mask, draw_over, pose_keypoints
 from . import sockets
+from .comfy_host.codes import readout_for
 from .comfy_host.face_context import identity_to_controlnet
 from .comfy_host.landmarks import landmarks_of
 from .sockets import folded, schema
@@ -122,7 +123,7 @@ class DrawFaceControl(io.ComfyNode):
     def execute(
         cls, semantics, style, width, height, face_height, x, y, identity=None, dsid=None, over=None, **parts
     ) -> io.NodeOutput:
-        basis, size, readout = load_basis(), (height, width), dsid.model.readout if dsid else None
+        basis, size, readout = load_basis(), (height, width), readout_for(dsid, semantics)
         framing, strengths = Framing(face_height, x, y), Strengths(**parts)
         points = face_points(identity, semantics, basis, size, framing, strengths, readout)
         drawn = draw_over(over, draw_control(points, size, style, basis), style)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..faces.gaps import named_frames
 from ..faces.landmarks import Track
 from ..head import ARKIT52, HeadBasis
 from ..head.expressions import GROUPS, group_mask
@@ -16,8 +17,10 @@ from ..head.openings import GAZE, LIDS, LIPS
 from ..head.retarget import average_face, face_height, from_canonical, resting_face, retarget, surplus, to_canonical
 from .codes import Identity, Semantics, require_aligned
 from .edit import ARKIT, ReadOut, arkit_numbers
-from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
+from .rotation import matrix_to_euler, matrix_to_rotation, rotation_to_matrix, scale_rotation
 
+STEEPEST_YAW = 60.0  # degrees, beyond which half of the points are hidden
+MOST_OUTSIDE = 0.15  # of a face's points
 REST_SHARE = 0.5  # log scale 0: the face is that share of the picture's shorter side high
 
 
@@ -61,6 +64,19 @@ def semantics_of(track: Track, basis: HeadBasis) -> Semantics:
         encoder=ARKIT,
         openings=surplus(seen.shape, scores, basis),
     )
+
+
+def cautions(track: Track, basis: HeadBasis) -> list[str]:
+    """A sentence for each thing that makes a track's landmarks a guess; none for good ones."""
+    count = len(track.points)
+    yaw = matrix_to_euler(to_canonical(track.points, basis).rotation)[:, 0]
+    limits = track.points.new_tensor([track.size[1], track.size[0]])
+    outside = ((track.points[..., :2] < 0) | (track.points[..., :2] > limits)).any(-1).float().mean(-1)
+    found = {
+        f"the head is turned by more than {STEEPEST_YAW:g} degrees, and its far side is guessed": yaw.abs() > STEEPEST_YAW,
+        "a part of the face lies outside the picture, and is guessed": outside > MOST_OUTSIDE,
+    }
+    return [f"{named_frames(torch.nonzero(x).flatten().tolist(), count)}: {words}" for words, x in found.items() if x.any()]
 
 
 def face_shape_of(track: Track, basis: HeadBasis) -> Tensor:

@@ -23,6 +23,10 @@ FIVE = (468, 473, 4, 61, 291)  # the eyes' centres, the tip of the nose, the mou
 TASK = "face_landmarker.task"
 TASK_SOURCE = "storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
 MANY_FACES = 16
+NO_LANDMARKS = (
+    "this is no set of face landmarks; connect FACE_LANDMARKS from Detect Face Landmarks (MediaPipe) or Find Landmarks"
+)
+SMALLEST = 2.0  # pixels that a face is wide and high
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +57,16 @@ class Track:
 def read_landmarks(landmarks) -> tuple[list[list[FaceMesh]], tuple[int, int]]:
     """FACE_LANDMARKS -> the faces of every frame, (height, width).
 
-    Raises ValueError, in one sentence, for anything else, another number of points, or values that are not finite.
+    Raises ValueError, in one sentence, for anything else, another number of points, values that are not finite, and a face
+    without extent.
     """
     if not isinstance(landmarks, Mapping) or not {"frames", "image_size"} <= landmarks.keys() or not landmarks["frames"]:
-        raise ValueError(
-            "this is no set of face landmarks; connect FACE_LANDMARKS from Detect Face Landmarks (MediaPipe) or Find Landmarks"
-        )
-    height, width = (int(side) for side in landmarks["image_size"])
-    frames = landmarks["frames"]
+        raise ValueError(NO_LANDMARKS)
+    try:
+        height, width = (int(side) for side in landmarks["image_size"])
+        frames = [list(faces) for faces in landmarks["frames"]]
+    except (TypeError, ValueError) as error:
+        raise ValueError(NO_LANDMARKS) from error
     meshes = [[_mesh(face, f"frame {number} of {len(frames)}") for face in faces] for number, faces in enumerate(frames, 1)]
     return meshes, (height, width)
 
@@ -149,9 +155,11 @@ def _as_core(mesh: FaceMesh) -> dict:
 
 
 def _mesh(face: Mapping, name: str) -> FaceMesh:
-    flat, deep = (
-        torch.as_tensor(np.asarray(face.get(key, ())), dtype=torch.float32) for key in ("landmarks_xy", "landmarks_3d")
-    )
+    try:
+        flat, deep = (torch.as_tensor(np.asarray(face.get(key, ()), np.float32)) for key in ("landmarks_xy", "landmarks_3d"))
+        told = {str(key): float(value) for key, value in dict(face.get("blendshapes") or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds a face that is none: {NO_LANDMARKS}") from error
     for what, points, width in (("landmarks_xy", flat, 2), ("landmarks_3d", deep, 3)):
         if tuple(points.shape) != (POINTS, width):
             raise ValueError(
@@ -160,7 +168,9 @@ def _mesh(face: Mapping, name: str) -> FaceMesh:
             )
     if not (flat.isfinite().all() and deep.isfinite().all()):
         raise ValueError(f"the landmarks of {name} hold values that are not finite; run the landmarker again")
-    scores = {key: float(value) for key, value in dict(face.get("blendshapes") or {}).items() if isfinite(value)}
+    if (flat.amax(0) - flat.amin(0)).amin() < SMALLEST:
+        raise ValueError(f"all points of a face in {name} lie in one place; find the landmarks again, in a larger picture")
+    scores = {key: value for key, value in told.items() if isfinite(value)}
     points = torch.cat([flat, _depth_in_pixels(flat, deep)[:, None]], dim=1)
     return FaceMesh(points, scores, float(face.get("score", 1.0)))
 

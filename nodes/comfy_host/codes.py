@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...deepexpo_models.dsid import (
+    ARKIT,
     SEMANTIC_FIELDS,
     Identity,
     Semantics,
@@ -15,8 +16,8 @@ from ...deepexpo_models.dsid import (
     require_aligned,
     require_same_encoder,
 )
-from ...deepexpo_models.dsid.mesh import face_shape_of, semantics_of
-from ...deepexpo_models.faces.landmarks import track_face
+from ...deepexpo_models.dsid.mesh import cautions, face_shape_of, semantics_of
+from ...deepexpo_models.faces.landmarks import Track, track_face
 from ...deepexpo_models.head import load_basis
 from ...deepexpo_models.image import comfy_to_model, flat_share, model_to_comfy, resize
 from ...deepexpo_models.weights import trained_on_words
@@ -81,18 +82,36 @@ def encode_semantics(dsid: LoadedDSID, image: Tensor) -> Semantics:
 
 
 def semantics_from(landmarks: dict, face_index: int, gaps: str) -> tuple[Semantics, str]:
-    """FACE_LANDMARKS -> one arkit52 code per frame, and a sentence about frames without a face."""
+    """FACE_LANDMARKS -> one arkit52 code per frame, and what should be known of them, in words."""
     track = track_face(landmarks, face_index, gaps=gaps)
-    if track.note:
-        logger.warning("DeepExPo: %s", track.note)
-    return semantics_of(track, load_basis()), track.note
+    return semantics_of(track, load_basis()), _told(landmarks, track, face_index)
 
 
-def with_face_shape(identity: Identity, landmarks: dict | None) -> Identity:
-    """The identity with the resting face of these landmarks' largest face; frames without one are left out."""
+def with_face_shape(identity: Identity, landmarks: dict | None) -> tuple[Identity, str]:
+    """The identity with the resting face of these landmarks' largest face, and what should be known of it, in words; frames
+    without a face are left out."""
     if landmarks is None:
-        return identity
-    return replace(identity, face_shape=face_shape_of(track_face(landmarks, gaps="skip"), load_basis()))
+        return identity, ""
+    track = track_face(landmarks, gaps="skip")
+    return replace(identity, face_shape=face_shape_of(track, load_basis())), _told(landmarks, track, 0)
+
+
+def _told(landmarks: dict, track: Track, face_index: int) -> str:
+    most = max(map(len, landmarks["frames"]))
+    several = f"{most} faces found, face {face_index} of them is taken, the largest being 0" if most > 1 else ""
+    note = "; ".join(line for line in (track.note, several, *cautions(track, load_basis())) if line)
+    if note:
+        logger.warning("DeepExPo: %s", note)
+    return note
+
+
+def readout_for(dsid: LoadedDSID | None, semantics: Semantics):
+    """The DSID's read-out of these codes; None for the landmarker's, which need none. Raises ValueError for a DSID that did
+    not make them."""
+    if dsid is None or semantics.encoder == ARKIT:
+        return None
+    require_same_encoder(dsid, semantics)
+    return dsid.model.readout
 
 
 def reenact(dsid: LoadedDSID, identity: Identity, semantics: Semantics) -> Tensor:

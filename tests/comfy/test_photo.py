@@ -140,3 +140,51 @@ def _read(saved) -> np.ndarray:
     from PIL import Image
 
     return np.asarray(Image.open(f"{folder_paths.get_temp_directory()}/{saved['filename']}")).astype(int)
+
+
+def test_poor_landmarks_are_told_on_the_node(pack):
+    """Several faces, a head that is turned too far, half a face: taken, and said."""
+    poor = landmarks(
+        [face(angles=(75.0, 0.0, 0.0)), face(scale=5.0, place=(10.0, 60.0, 0.0))], [face(place=(10.0, 256.0, 0.0))]
+    )
+    said = pack.loaded.nodes["DeepExPoEncodeSemantics"].execute(landmarks=poor).ui["text"][-1]
+    assert "2 faces found, face 0 of them is taken" in said
+    assert "frame 1 of 2: the head is turned by more than 60 degrees" in said and "frame 2 of 2: a part of the face" in said
+    crops = torch.rand(2, 256, 256, 3, generator=torch.Generator().manual_seed(0))
+    node = pack.loaded.nodes["DeepExPoEncodeIdentity"]
+    assert "its far side is guessed" in node.execute(image=crops, dsid=pack.dsid(), landmarks=poor).ui["text"][-1]
+
+
+def test_a_drawing_in_which_no_face_is_found(pack):
+    nobody = landmarks([], [])
+    for inputs in ({"landmarks": nobody}, {"landmarks": nobody, "gaps": "interpolate"}):
+        with pytest.raises(ValueError, match=r"no face in (any frame|frames 1, 2 of 2)"):
+            pack.run("DeepExPoEncodeSemantics", **inputs)
+    crops = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="no face in any frame"):
+        pack.run("DeepExPoEncodeIdentity", dsid=pack.dsid(), image=crops, landmarks=nobody)
+    with pytest.raises(ValueError, match="no face found in image 1 of 2"):
+        pack.run(
+            "DeepExPoCropFace",
+            image=torch.rand(2, *nobody["image_size"], 3),
+            detector="landmarks",
+            order="largest",
+            landmarks=nobody,
+        )
+
+
+@pytest.mark.parametrize("wrong", [None, {"a": 1}, torch.zeros(1, 64, 64, 3), [{"people": []}]])
+def test_another_type_at_the_socket_is_one_sentence(pack, wrong):
+    """Nodes of other packs may call their own thing FACE_LANDMARKS."""
+    with pytest.raises(ValueError, match=r"no set of face landmarks|nothing to encode"):
+        pack.run("DeepExPoEncodeSemantics", landmarks=wrong)
+
+
+def test_semantics_of_another_dsid_are_refused_by_the_map(pack):
+    dsid = pack.module("deepexpo_models.dsid")
+    other = dsid.Semantics(torch.zeros(1, 32), torch.tensor([[1.0, 0, 0, 0, 1, 0]]), torch.zeros(1, 2), torch.zeros(1, 1),
+                           dsid.EncoderId("other", "ab" * 32))  # fmt: skip
+    with pytest.raises(ValueError, match="different encoders"):
+        draw(pack, semantics=other, dsid=pack.dsid())
+    with pytest.raises(ValueError, match="connect the DSID that made it"):
+        draw(pack, semantics=other)

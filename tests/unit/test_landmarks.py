@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from deepexpo_models.dsid.mesh import cautions
 from deepexpo_models.faces import DetectorUnavailable
 from deepexpo_models.faces.landmarks import landmarks_line, open_landmarker, read_landmarks, track_face
+from deepexpo_models.head import load_basis
 from landmark_sets import face, landmarks, points, scores
 
 
@@ -94,3 +96,45 @@ SAID = {(1,): "1 face in 1 picture", (2, 0, 1): "3 faces in 3 pictures, none in 
 @pytest.mark.parametrize("counts", SAID)
 def test_what_was_found_is_said(counts):
     assert landmarks_line(landmarks(*([face()] * count for count in counts))) == SAID[counts]
+
+
+# Input that is none, or poor
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda face: face | {"landmarks_xy": [[1, 2], [3]]},
+        lambda face: face | {"landmarks_xy": "points"},
+        lambda face: face | {"blendshapes": {"jawOpen": "wide"}},
+        lambda face: [1, 2, 3],
+        lambda face: None,
+    ],
+)
+def test_a_face_that_is_none_is_one_sentence(spoil):
+    with pytest.raises(ValueError, match="frame 1 of 1 holds a face that is none: this is no set of face landmarks") as error:
+        read_landmarks(landmarks([spoil(face())]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [{"frames": [3], "image_size": (8, 8)}, {"frames": [[face()]], "image_size": "large"}])
+def test_frames_and_sizes_that_are_none_are_one_sentence(wrong):
+    with pytest.raises(ValueError, match="this is no set of face landmarks"):
+        read_landmarks(wrong)
+
+
+def test_a_face_without_extent_is_refused():
+    flat = face()
+    flat["landmarks_xy"][:] = 7
+    with pytest.raises(ValueError, match="all points of a face in frame 1 of 1 lie in one place"):
+        read_landmarks(landmarks([flat]))
+
+
+def test_a_turned_head_and_half_a_face_are_marked():
+    turned, half = face(angles=(70.0, 0.0, 0.0)), face(place=(20.0, 256.0, 0.0))
+    track = track_face(landmarks([face()], [turned], [half]))
+    assert cautions(track, load_basis()) == [
+        "frame 2 of 3: the head is turned by more than 60 degrees, and its far side is guessed",
+        "frame 3 of 3: a part of the face lies outside the picture, and is guessed",
+    ]
+    assert cautions(track_face(landmarks([face(angles=(40.0, 10.0, 0.0))])), load_basis()) == []

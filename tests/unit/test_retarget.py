@@ -107,8 +107,8 @@ def test_skin_goes_with_its_rim_and_far_points_stay():
 def test_a_clip_of_300_frames_takes_well_under_a_second():
     units = scores(jawOpen=0.5).expand(300, -1)
     seen = points(SMILE)[None].expand(300, -1, -1)
-    started = time.perf_counter()
+    started = time.process_time()
     found = to_canonical(seen, BASIS)
     shapes = retarget(REST, units, BASIS, surplus(found.shape, units, BASIS))
     from_canonical(shapes, found.rotation, found.scale, found.place)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
