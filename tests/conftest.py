@@ -1,5 +1,20 @@
-"""For all tests: diffusers and transformers import torchvision where it is installed, working or not."""
+"""For all tests: torchvision where it is installed, working or not, and who shares a process."""
+
+from pathlib import Path
+
+import pytest
 
 from rig import torchvision_stand_in
 
 torchvision_stand_in.install()
+FULL_SIZE = ("test_full_size", "test_imported_full_size", "test_workflows")  # gigabytes each: one after the other
+
+
+def pytest_collection_modifyitems(config, items):
+    """With pytest-xdist: a file's tests in one process, as they share its fixtures; the longest first."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        stem = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("full size" if stem in FULL_SIZE else str(Path(*item.path.parts[-2:]))))
+    items.sort(key=lambda item: item.path.stem not in FULL_SIZE)

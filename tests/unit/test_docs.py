@@ -27,6 +27,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 ELSEWHERE = {
     "python demo.py": "test_commands",
     "python tests/run.py": "test_commands",
+    "/install.py": "test_package",
     "python tests/comfy/main_job.py": "test_workflows",
 }
 RUNS = "deepexpo_models.pipeline"  # the only command of ours that needs no file but the pack's, and takes seconds

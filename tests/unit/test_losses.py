@@ -98,6 +98,14 @@ def test_info_nce_knows_pairs_from_strangers():
     assert info_nce(codes, codes.roll(1, 0)) > math.log(16)
 
 
+def test_info_nce_asks_from_both_sides():
+    """One row near all others is no puzzle from the other side: the mean of both, -log softmax of the cosines / 0.1."""
+    first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    rows, columns = (math.log(2) + math.log(2)) / 2, (math.log(1 + math.exp(-10)) + math.log(1 + math.exp(10))) / 2
+    assert info_nce(first, second).item() == pytest.approx((rows + columns) / 2, abs=1e-4)
+    assert info_nce(second, first).item() == pytest.approx((rows + columns) / 2, abs=1e-4)
+
+
 def test_cross_correlation_of_independent_and_equal_codes():
     first, second = noise(2000, 4), noise(2000, 4, seed=1)
     assert abs(cross_correlation(first, second)) < 1e-3
@@ -114,6 +122,8 @@ def test_standardised_together():
 def test_variance_floor():
     assert variance_floor(torch.zeros(8, 3)) == pytest.approx(0.99, abs=0.01)
     assert variance_floor(noise(500, 3) * 5) == 0
+    halves = torch.tensor([[-0.125], [0.125]]).mul(8**0.5)  # a standard deviation of 0.5
+    assert variance_floor(halves).item() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_pose_error_is_the_angle_over_known_rows():

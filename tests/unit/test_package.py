@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import install
 
@@ -45,10 +46,14 @@ def test_what_artists_install_is_small_and_the_rest_has_a_name(pyproject):
     assert not [name for name in extras if f"`{name}`" not in documented and name != "opencv"]
 
 
-def test_the_readme_repeats_the_address(pyproject):
+def test_the_address_is_one_and_the_icon_is_there(pyproject):
     address = pyproject["project"]["urls"]["Repository"]
-    for page in ("README.md", "docs/install.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "docs/install.md"):
         assert re.findall(r"git clone (\S+)", (ROOT / page).read_text(encoding="utf-8")) == [address]
+    icon = pyproject["tool"]["comfy"]["Icon"]
+    assert icon.split("/main/")[0].replace("raw.githubusercontent", "github") == address
+    width, height = Image.open(ROOT / icon.split("/main/")[1]).size
+    assert width == height <= 400, "the registry's limit"
 
 
 @pytest.fixture
@@ -119,3 +124,8 @@ def test_the_library_that_pip_builds_imports_and_works(tmp_path):
     done = subprocess.run(command, cwd=tmp_path / "site", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == "(1, 256) 478"
+
+
+def test_the_template_that_comfy_test_runs_is_there():
+    chosen = tomllib.loads((ROOT / "comfy-test.toml").read_text(encoding="utf-8"))["test"]["workflows"]["cpu"]
+    assert chosen and all((ROOT / "workflows" / name).is_file() for name in chosen)
