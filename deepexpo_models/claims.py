@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 FILE = ".in-use"
 TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
@@ -87,7 +88,8 @@ if os.name == "nt":
 
     def _lock(handle: int) -> None:
         os.lseek(handle, 1 << 30, os.SEEK_SET)  # far behind the text, which others are to read
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        windows: Any = msvcrt  # what it holds depends on the system, for a checker of types too
+        windows.locking(handle, windows.LK_NBLCK, 1)
         os.lseek(handle, 0, os.SEEK_SET)
 else:
     import fcntl

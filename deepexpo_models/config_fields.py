@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from math import isfinite
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .safetensors_file import excerpt
 
@@ -37,7 +37,8 @@ def check_fields(config, zero: tuple[str, ...] = (), most: Mapping[str, int] = {
     zero: fields that may be 0; most: the largest value of fields that have one of their own. For `__post_init__` of a frozen
     dataclass whose fields are str, int, float, bool, tuples of int or str; others are left alone.
     """
-    for name, kind in _types(type(config)).items():
+    own: Any = type(config)
+    for name, kind in _types(own).items():
         value, least, limit = getattr(config, name), 0 if name in zero else 1, most.get(name, LARGEST)
         if get_origin(kind) is tuple:
             object.__setattr__(config, name, _list(name, value, get_args(kind), least, limit))
@@ -46,7 +47,7 @@ def check_fields(config, zero: tuple[str, ...] = (), most: Mapping[str, int] = {
 
 
 @cache
-def _types(cls: type) -> dict[str, object]:
+def _types(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
 
@@ -72,7 +73,7 @@ def _whole(name: str, value: object, least: int, limit: int) -> None:
 
 
 def _number(name: str, value: object, least: int, limit: int) -> None:
-    if type(value) not in (int, float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"{name} is {excerpt(value)}; it must be a number")
 
 

@@ -34,6 +34,8 @@ class BlurPool(nn.Module):
     Convolutional Networks Shift-Invariant Again"). The even filter is centred between pixels, so nothing shifts.
     """
 
+    kernel: Tensor
+
     def __init__(self):
         super().__init__()
         # device="cpu": weight files are loaded into modules built on the meta device, which a file's tensors then

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class SafetensorsFile:
     path: Path
     metadata: dict[str, str]
     entries: dict[str, Entry]
-    file: BinaryIO
+    file: BufferedReader
     start: int  # bytes before the first tensor
 
     def tensors(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class SafetensorsFile:
 
 
 @contextmanager
-def open_ordinary(path: Path) -> Iterator[BinaryIO]:
+def open_ordinary(path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading. Raises ValueError, in one sentence, for one that is missing or refused and for what is no
     ordinary file; never waits for one."""
     try:
@@ -143,14 +143,14 @@ def _open_at_once(path: str, flags: int) -> int:
     return handle
 
 
-def _fill(file: BinaryIO, content: memoryview) -> int:
+def _fill(file: BufferedReader, content: memoryview) -> int:
     done = 0
     while done < len(content) and (count := file.readinto(content[done:])):
         done += count
     return done
 
 
-def _checked(path: Path, file: BinaryIO) -> SafetensorsFile:
+def _checked(path: Path, file: BufferedReader) -> SafetensorsFile:
     size, foreign = os.fstat(file.fileno()).st_size, f"{path.name} is not a safetensors file or is damaged"
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
@@ -204,8 +204,11 @@ def _entry(name: str, value: object) -> Entry:
 
 
 def _counts(values: object) -> bool:
-    whole = isinstance(values, list) and len(values) <= MAX_RANK
-    return whole and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    return (
+        isinstance(values, list)
+        and len(values) <= MAX_RANK
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
 
 
 def _end(entries: dict[str, Entry]) -> int:

@@ -7,9 +7,11 @@ there is none), `sha256` (of the tensors, see `tensors_sha256`) and what a kind 
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .safetensors_file import SafetensorsFile, excerpt, open_safetensors, parse_json, write_safetensors
 from .whole_files import write_file
 
+Built = TypeVar("Built", bound=torch.nn.Module)
 INSTALLED_WEIGHTS = Path(__file__).parent / "pack_weights"  # where pip puts them
 PACK_WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else Path(__file__).parents[1] / "weights"
 FORMAT = "1"
@@ -189,7 +192,7 @@ def shape_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[
     return ", ".join(f"{len(names)} {what} (first: {names[0][:LONGEST_SHOWN]})" for what, names in problems if names)
 
 
-def build_module(make_module, operations, header: Header, tensors: dict[str, Tensor]) -> torch.nn.Module:
+def build_module(make_module: Callable[[Any], Built], operations, header: Header, tensors: dict[str, Tensor]) -> Built:
     """Build a module around loaded tensors without allocating it twice; strict, in eval mode, without gradients.
 
     make_module: operations -> module, called on the meta device. The names and shapes that a file must have come from a

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 try:
     import fcntl
 except ImportError:  # Windows: an open file cannot be removed there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".deepexpo-", ".partial"  # of a fixed length, so that a long file name does not become too long
 DEAD_AFTER = 24 * 3600  # seconds without a write, where no lock tells

@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from comfy_api.latest import io, ui
 
 from ..deepexpo_models.dsid import load_identity, load_semantics, load_thumbnail, save_identity, save_semantics, thumbnail
@@ -11,7 +15,9 @@ NONE_SAVED = "none saved yet"
 
 
 class _SaveCode(io.ComfyNode):
-    KIND, SHOWN, SOCKET, SAVE = "", "", None, None
+    KIND, SHOWN = "", ""
+    SOCKET: Any
+    SAVE: Callable[..., None]
 
     @classmethod
     def define_schema(cls):
@@ -51,7 +57,9 @@ class _SaveCode(io.ComfyNode):
 
 
 class _LoadCode(io.ComfyNode):
-    KIND, SHOWN, SOCKET, LOAD = "", "", None, None
+    KIND, SHOWN = "", ""
+    SOCKET: Any
+    LOAD: Callable[[Path], Any]
 
     @classmethod
     def define_schema(cls):

@@ -185,7 +185,8 @@ def prepare_clip(clip: Clip, target: Path, tools: Tools) -> None:
     partial = target.parent / f".partial-{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    labels, landmarks = {}, {}
+    labels: dict = {}
+    landmarks: dict = {}
     for number, frame in enumerate(read_frames(clip)):
         face = _face(frame, None if boxes.whole else centres[min(number, boxes.total - 1)], side)
         crop, _, transform = crop_face(_floats(frame), face, SCALE, tools.settings["size"])
@@ -210,7 +211,9 @@ def _find_boxes(clip: Clip, opened: OpenedDetector) -> _Boxes:
         if opened.detect is None or number % EVERY:
             continue
         if face := tracker.look(_floats(frame)):
-            frames.append(number), centres.append(face.centre), sides.append(face.side)
+            frames.append(number)
+            centres.append(face.centre)
+            sides.append(face.side)
             if face.points is not None:
                 points[number] = face.points
     if opened.detect is not None and not frames:
@@ -255,9 +258,9 @@ def _label(clip: Clip, number: int, found: np.ndarray | None, transform: CropTra
     label = {"points": points.round(2).tolist(), "pose": list(told[10:13])}
     _, _, factors, units = np.split(np.asarray(told), np.cumsum(PARTS)[:-1])
     named = {"blendshapes": zip(ARKIT52, units), "expression": zip((factor.name for factor in EXPRESSION), factors)}
-    named = {kind: {name: float(value) for name, value in pairs if np.isfinite(value)} for kind, pairs in named.items()}
+    finite = {kind: {name: float(value) for name, value in pairs if np.isfinite(value)} for kind, pairs in named.items()}
     known = {name: values for name, values in label.items() if np.isfinite(values).all()}
-    return known | next(({kind: values} for kind, values in named.items() if values), {})
+    return known | next(({kind: values} for kind, values in finite.items() if values), {})
 
 
 def _floats(frame: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +107,12 @@ class Semantics:
         return {name: value for name in SEMANTIC_EXTRAS if (value := getattr(self, name)) is not None}
 
 
-def require_same_encoder(*codes: Identity | Semantics) -> EncoderId:
+class HasEncoder(Protocol):
+    @property
+    def encoder(self) -> EncoderId: ...
+
+
+def require_same_encoder(*codes: HasEncoder) -> EncoderId:
     """The encoder that made all the codes; a ValueError that names two when there is more than one."""
     first = codes[0].encoder
     for code in codes[1:]:
@@ -148,7 +154,8 @@ def blend_identities(a: Identity, b: Identity, factor: float) -> Identity:
     direction = F.normalize(torch.where(sine > 1e-6, across, spare), dim=-1)
     blended = F.normalize(angle.cos() * start + angle.sin() * direction, dim=-1)
     shared = (a.extras().keys() & b.extras()) - {"photos"}
-    extras = {name: torch.lerp(*_align(a.extras()[name], b.extras()[name]), factor) for name in shared}
+    pairs = {name: _align(a.extras()[name], b.extras()[name]) for name in shared}
+    extras = {name: torch.lerp(start, end, factor) for name, (start, end) in pairs.items()}
     return Identity(blended.to(a.embedding.dtype), encoder, **extras)
 
 
@@ -169,8 +176,11 @@ def combine_semantics(expression_from: Semantics, pose_from: Semantics) -> Seman
     """The expression of one with rotation, translation and log scale of the other. Batches: equal, or one of them 1."""
     encoder = require_same_encoder(expression_from, pose_from)
     pose = [pose_from.rotation, pose_from.translation, pose_from.log_scale]
-    expression, *rest = _align(expression_from.expression, *pose, *expression_from.extras().values())
-    return Semantics(expression, *rest[:3], encoder, **dict(zip(expression_from.extras(), rest[3:])))
+    expression, rotation, translation, log_scale, *rest = _align(
+        expression_from.expression, *pose, *expression_from.extras().values()
+    )
+    extras = dict(zip(expression_from.extras(), rest))
+    return Semantics(expression, rotation, translation, log_scale, encoder, **extras)
 
 
 def blend_semantics(a: Semantics, b: Semantics, factor: float, neutral: Semantics | None = None) -> Semantics:

@@ -125,7 +125,7 @@ def _expression(
 
 def _directions(semantics: Semantics, readout: ReadOut | None) -> Tensor:
     """(52, width): how the expression code changes with each number."""
-    if semantics.encoder == ARKIT:
+    if semantics.encoder == ARKIT or readout is None:
         return torch.eye(len(ARKIT52)).to(semantics.expression)
     return torch.stack([readout.direction(name) for name in ARKIT52]).to(semantics.expression)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ def load_dsid(path: Path, operations=nn) -> DSID:
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
     shapes = {name: shape for name, shape in header.shapes.items() if name in own}
     model = build_module(lambda layers: DSID(config, layers), operations, replace(header, shapes=shapes), own)
-    model.to(memory_format=torch.channels_last)  # a fifth to a third less time in its convolutions on a CPU
+    cast(Any, model).to(memory_format=torch.channels_last)  # a fifth to a third less time in its convolutions on a CPU
     model.readout = readout
     model.encoder = EncoderId(header.name, _encoder_sha256(header))
     model.trained_on = header.trained_on

@@ -141,7 +141,8 @@ class Perceptual(nn.Module):
 
 
 def _vgg_features() -> nn.Sequential:
-    layers, width = [], 3
+    layers: list[nn.Module] = []
+    width = 3
     for out in VGG_WIDTHS:
         layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] if out else [nn.MaxPool2d(2)]
         width = out or width

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from .codes import EncoderId
 from .config import DSIDConfig
 from .encoders import IdentityEncoder, SemanticEncoder
 from .generator import Generator
@@ -14,6 +15,7 @@ class DSID(nn.Module):
     operations: the namespace that Linear, Conv2d and GroupNorm come from (torch.nn, or ComfyUI's casting layers).
     """
 
+    encoder: EncoderId  # whose codes it makes; of loaded ones
     trained_on: tuple[str, ...] = ()  # of weights.TRAINED_ON; kept in the file's metadata
 
     def __init__(self, config: DSIDConfig, operations=nn):

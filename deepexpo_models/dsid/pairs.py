@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def every_pair(identity: Identity, semantics: Semantics) -> tuple[Identity, Sema
             f"{people} identities with {looks} expressions are {people * looks} pictures, at most {MOST_PAIRS} go into one "
             f"sheet; take fewer of either"
         )
-    extras = {name: _each(value, looks) for name, value in identity.extras().items()}
+    extras: dict[str, Any] = {name: _each(value, looks) for name, value in identity.extras().items()}
     rows = replace(identity, embedding=_each(identity.embedding, looks), **extras)
     repeated = {name: getattr(semantics, name).repeat(people, 1) for name in (*SEMANTIC_FIELDS, *semantics.extras())}
     return rows, replace(semantics, **repeated)
@@ -65,7 +66,8 @@ def presets_of(base: Semantics | None, names: Sequence[str], readout: ReadOut | 
 def slider_of(base: Semantics | None, name: str, values: Sequence[float], readout: ReadOut | None = None) -> Semantics:
     """One code, or a resting face, with a slider of `head.expressions` (-1 to 1) or an angle (degrees) at each value.
     Raises ValueError as `edit_semantics`, and for more than one code."""
-    edits = (Edit(**{name: value}) if name in ANGLES else Edit(sliders={name: value}) for value in values)
+    fields: list[dict[str, Any]] = [{name: value} if name in ANGLES else {"sliders": {name: value}} for value in values]
+    edits = (Edit(**field) for field in fields)
     return join_semantics(*(edit_semantics(_one(base), edit, readout=readout) for edit in edits))
 
 

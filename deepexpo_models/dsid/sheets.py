@@ -43,12 +43,12 @@ def sheet_columns(
         given = tuple(f"reference {number}" for number in range(1, len(codes.expression) + 1))
     elif columns.kind == PRESETS_NAMED:
         given = _preset_names(columns.presets)
-        codes = presets_of(*semantics[:1] or (None,), given, readout)
+        codes = presets_of(semantics[0] if semantics else None, given, readout)
     else:
         values = torch.linspace(columns.low, columns.high, columns.steps).tolist()
         digits = 0 if columns.slider in ANGLES else 2
         given = tuple(f"{columns.slider} {value:.{digits}f}" for value in values)
-        codes = slider_of(*semantics[:1] or (None,), columns.slider, values, readout)
+        codes = slider_of(semantics[0] if semantics else None, columns.slider, values, readout)
     return codes, sheet_names(columns.names, given, "columns")
 
 

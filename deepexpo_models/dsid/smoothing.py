@@ -7,6 +7,7 @@ and backward and the mean of both is taken: what one delays, the other hurries.
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def smooth_semantics(semantics: Semantics, strength: float, frames_per_second: f
     if strength == 0 or len(semantics.expression) < 3:
         return semantics
     minimum = HIGHEST * (LOWEST / HIGHEST) ** strength
-    plain = {
+    plain: dict[str, Any] = {
         name: _both_ways(getattr(semantics, name).double(), minimum, BETA[name], frames_per_second).to(getattr(semantics, name))
         for name in ("expression", "translation", "log_scale", *semantics.extras())
     }
@@ -82,9 +83,9 @@ def plot_smoothing(before: Semantics, after: Semantics) -> Tensor:
     """The head's angles, and the expression number that moves most, before (pale) and after -> (1, H, W, 3) in [0, 1]."""
     angles = [matrix_to_euler(rotation_to_matrix(code.rotation.float())).T for code in (before, after)]
     column = int(before.expression.float().var(0, correction=0).argmax())
-    moving = [code.expression[:, column].float() for code in (before, after)]
+    moving = (before.expression[:, column].float(), after.expression[:, column].float())
     curves = {f"{name}, degrees": (angles[0][n], angles[1][n]) for n, name in enumerate(("yaw", "pitch", "roll"))}
-    curves["the expression number that moves most"] = tuple(moving)
+    curves["the expression number that moves most"] = moving
     return draw_strips([
         Strip(title, tuple(curve.tolist() for curve in pair), min(map(_low, pair)), max(map(_high, pair)))
         for title, pair in curves.items()

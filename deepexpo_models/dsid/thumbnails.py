@@ -1,6 +1,7 @@
 """The small picture that a saved code shows itself by."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ def _drawn(code: Identity | Semantics) -> Tensor | None:
     if isinstance(code, Identity):
         if code.face_shape is None:
             return None
-        who = replace(code, embedding=code.embedding[:1], **{name: value[:1] for name, value in code.extras().items()})
+        extras: dict[str, Any] = {name: value[:1] for name, value in code.extras().items()}
+        who = replace(code, embedding=code.embedding[:1], **extras)
         look = arkit_semantics(torch.zeros(1, len(ARKIT52)))
     elif code.encoder == ARKIT:
         who, openings = None, None if code.openings is None else code.openings[:1]

@@ -107,7 +107,8 @@ def made_faces(faces: Faces, who: Tensor, whose: Tensor, basis: HeadBasis) -> tu
     rest = torch.cat([face_shape_of(faces.track(row[None]), basis) for row in torch.arange(len(faces.points))])
     rest = rest.unflatten(-1, (478, 3))
     codes = semantics_of(faces.track(torch.arange(len(faces.points))), basis)
-    made = retarget(rest[who], codes.expression[whose], basis, codes.openings[whose])
+    openings = None if codes.openings is None else codes.openings[whose]
+    made = retarget(rest[who], codes.expression[whose], basis, openings)
     plain = rest[who] + express(codes.expression[whose], basis)
     step = torch.linalg.vector_norm((made - plain)[:, basis.rigid_weights > 0], dim=-1).max()
     return made, step.item() / face_height(basis.points).item()

@@ -141,14 +141,18 @@ def _top(figure: Figure) -> float:
 
 
 def _cosine(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return None if a is None or b is None else F.cosine_similarity(a.float(), b.float(), dim=-1)
+    return None if a is None or b is None else _similarity(a, b)
+
+
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
 def _leak(made: Tensor | None, person: Tensor | None, reference: Tensor | None) -> Tensor | None:
     if made is None or person is None or reference is None:
         return None
-    alike = _cosine(person, reference)
-    leak = (_cosine(made, reference) - alike) / (1 - alike)
+    alike = _similarity(person, reference)
+    leak = (_similarity(made, reference) - alike) / (1 - alike)
     return torch.where(alike < SAME_PERSON, leak, torch.nan)
 
 

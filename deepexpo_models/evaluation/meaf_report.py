@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,14 +79,15 @@ def caption_of(context: Tensor) -> str:
 def requested_codes(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
     """Stream name -> (N, width), read from drawn photos of the people; none for the base alone."""
     dsid = pipeline.dsid
-    if pipeline.meaf is None:
+    if pipeline.meaf is None or dsid is None:
         return {}
     size = dsid.config.image_size
     with torch.no_grad():
         who = _chunked(dsid.encode_identity, render(request.person, size).images)
         expression = _chunked(dsid.encode_semantics, render(request.expression, size).images)["expression"]
         pose = _chunked(dsid.encode_semantics, render(request.pose, size).images)
-    semantics = Semantics(**{**pose, "expression": expression}, encoder=dsid.encoder)
+    fields: dict[str, Any] = {**pose, "expression": expression}
+    semantics = Semantics(**fields, encoder=dsid.encoder)
     return pipeline.codes(Identity(who, dsid.encoder), semantics)
 
 

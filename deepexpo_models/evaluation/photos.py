@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +87,7 @@ def judge_row(judge: PhotoJudge, pictures: dict[str, list[Path]], prompts: list[
     for role in sorted(wanted & pictures.keys()):
         features[role] = measure_files(judge, pictures[role])
     if "prompts" in wanted and prompts:
-        features["prompts"] = {"clip": judge.read(prompts)}
+        features["prompts"] = {"clip": cast(Any, judge).read(prompts)}
     failures = {role: failure_count(found) for role, found in features.items()}
     row = {"judge": judge.name, "N": len(pictures["made"]), "failures": failures.pop("made")}
     row |= {f"failures in {role}": count for role, count in failures.items() if count}

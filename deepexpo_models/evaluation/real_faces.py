@@ -53,7 +53,8 @@ MAP_SIDE = 512  # pixels
 
 def factors_of(units: Tensor) -> Tensor:
     """units (N, 52) -> (N, len(FACTORS))."""
-    return torch.stack([sum(sign * units[:, ARKIT52.index(name)] for name, sign in row.items()) for row in FACTORS.values()], 1)
+    columns = [[sign * units[:, ARKIT52.index(name)] for name, sign in row.items()] for row in FACTORS.values()]
+    return torch.stack([torch.stack(parts).sum(0) for parts in columns], 1)
 
 
 @torch.no_grad()
@@ -158,8 +159,9 @@ def tables(frames: RealFrames, models: dict[str, DSID]) -> dict[str, list[dict]]
     maps = [{"reader": "constant, the mean face", **map_row(map_points(constant, mean), drawn)}]
     for name, model in models.items():
         turns, codes = read_codes(model, frames.crops)
-        told = model.readout is not None
-        found = factors_of(model.readout.arkit52(codes)) if told else ridge(codes, true, frames.clip)
+        readout = model.readout
+        told = readout is not None
+        found = factors_of(readout.arkit52(codes)) if readout is not None else ridge(codes, true, frames.clip)
         label = name if told else f"{name}, by ridge"
         rotation.append({"reader": name, **rotation_row(turns, frames.rotation, frames.clip)})
         expression.append({"reader": label, **_flat(factor_row(found, true, frames.clip))})
@@ -167,8 +169,8 @@ def tables(frames: RealFrames, models: dict[str, DSID]) -> dict[str, list[dict]]
             expression.append(
                 {"reader": f"{name}, by ridge", **_flat(factor_row(ridge(codes, true, frames.clip), true, frames.clip))}
             )
-        if told:
-            maps.append({"reader": name, **map_row(map_points(turns, model.readout.arkit52(codes)), drawn)})
+        if readout is not None:
+            maps.append({"reader": name, **map_row(map_points(turns, readout.arkit52(codes)), drawn)})
         clips += [_clip_row(name, file, m, turns, found, frames, true) for file, m in _by_file(frames)]
     again = frames.again_rotation, frames.again_units
     jitter = [rotation_row(again[0][:, i], frames.rotation, frames.clip) for i in range(again[0].shape[1])]
@@ -214,14 +216,14 @@ def landmarker_row(folder: Path, task: Path, count: int) -> dict:
     """The landmarker on rendered heads: what it misses, its error in degrees, and the turn between both zeros."""
     from ..data.heads.shards import HeadStore
 
-    store, landmarker, found, true = HeadStore(folder), Landmarker(task), [], []
+    store, landmarker, kept = HeadStore(folder), Landmarker(task), []
     rows = torch.linspace(0, len(store) - 1, count).long()
     heads = store.heads(rows)
     large = F.interpolate(heads.images, 256, mode="bicubic").clamp(-1, 1)
     for image, rotation in tqdm(zip((large + 1) * 127.5, heads.rotation), total=count, unit="picture"):
         if (seen := landmarker(image.round().byte().movedim(0, -1).numpy())) is not None:
-            found.append(seen.rotation), true.append(rotation)
-    found, true = torch.stack(found), torch.stack(true)
+            kept.append((seen.rotation, rotation))
+    found, true = (torch.stack(side) for side in zip(*kept))
     turn = best_turn(true, found)
     angles = matrix_to_euler(turn)
     return {

@@ -133,8 +133,9 @@ def _row(landmarker: Landmarker, frame: np.ndarray) -> dict[str, Tensor] | str:
     if seen is None:
         return "without a face"
     crop = _crop(picture, seen.points)
-    views = [landmarker(np.roll(crop.numpy(), shift, axis=(1, 0))) for shift in JITTER_SHIFTS]
-    if any(view is None for view in views):
+    jittered = [landmarker(np.roll(crop.numpy(), shift, axis=(1, 0))) for shift in JITTER_SHIFTS]
+    views = [view for view in jittered if view is not None]
+    if len(views) < len(jittered):
         return "without a face in the crop"
     first, *again = views
     return {

@@ -38,9 +38,10 @@ def report(model: DSID, store: HeadStore, name: str) -> dict[str, dict]:
     labels = [store.heads(part) for part in rows.split(1024)]
     rotation, units = torch.cat([part.rotation for part in labels]), torch.cat([part.units for part in labels])
     codes, true = codes_of(model, store, rows), factors_of(units)
-    told = model.readout is not None
+    readout = model.readout
+    told = readout is not None
     group = rows // (FRAMES * PEOPLE)  # it plays the same expressions, so a fit sees none of it
-    found = factors_of(model.readout.arkit52(codes["expression"])) if told else ridge(codes["expression"], true, group)
+    found = factors_of(readout.arkit52(codes["expression"])) if readout is not None else ridge(codes["expression"], true, group)
     return {
         "rotation": {"reader": name, **_rotation(rotation_to_matrix(codes["rotation"]), rotation)},
         "expression": {

@@ -7,6 +7,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,8 @@ def run(options: argparse.Namespace) -> dict:
     """Measure what is asked for, write everything into options.out, and return the results."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    results, start = {}, time.monotonic()
+    results: dict[str, Any] = {}
+    start = time.monotonic()
 
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - start:6.0f} s  {sentence}", file=sys.stderr, flush=True)

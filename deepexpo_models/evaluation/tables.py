@@ -32,7 +32,7 @@ def figure_table(figures: Mapping) -> str:
 
 def flattened(figures: Mapping, before: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a: b": 1}."""
-    found = {}
+    found: dict = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
             found |= flattened(value, f"{before}{name}: ")

@@ -111,12 +111,13 @@ def crop_faces(
     for number, (image, image_mask, faces) in enumerate(zip(images, _masks(mask, total), known, strict=True), start=1):
         name = f"image {number} of {total}"
         found.append(_find(tracker, image, image_mask, name, faces, advice if gaps == "refuse" else None))
-    filled, note = fill_gaps([each and each.face for each in found], gaps, _between)
+    chosen = [None if each is None else each.face for each in found]
+    filled, note = fill_gaps(chosen, gaps, _between)
     crops, masks, transforms = zip(*(crop_face(images[n], face, scale, size) for n, face in filled.items()), strict=True)
     return FaceCrops(
         crops=torch.stack(crops),
         masks=torch.stack(masks),
-        counts=tuple(found[n].detected if found[n] else 0 for n in filled),
+        counts=tuple(each.detected if (each := found[n]) else 0 for n in filled),
         notes=tuple(each.note for each in found if each) + ((note,) if note else ()),
         faces=tuple(filled.values()),
         transforms=transforms,
@@ -163,8 +164,8 @@ def _nobody(image: Tensor) -> list[Face]:
 
 
 def _between(a: Face, b: Face, share: float) -> Face:
-    box = tuple((1 - share) * x + share * y for x, y in zip(a.box, b.box))
-    return Face(box, None, None, a.detector)
+    left, top, right, bottom = ((1 - share) * x + share * y for x, y in zip(a.box, b.box))
+    return Face((left, top, right, bottom), None, None, a.detector)
 
 
 def _places(begin: int, transform: CropTransform, length: int) -> Tensor:

@@ -75,7 +75,7 @@ class Detector:
     def near(self, image: Tensor, last: Face) -> Face | None:
         """The face in image (H, W, 1, 3 or 4) that was at a last place, searched around it alone; None where it is not."""
         place = window(image, last, self.near_face) if self.around else None
-        found = [place.back(face) for face in self.around(place.picture)] if place else []
+        found = [place.back(face) for face in self.around(place.picture)] if self.around and place else []
         low, high = (last.side * share for share in NEAR_RANGE)
         sizes = [face for face in found if low / NEAR_STEP <= face.side <= high * NEAR_STEP]
         return max(sizes, key=lambda face: _shared(face.box, last.box), default=None)
@@ -198,11 +198,16 @@ def analyse(analysis, bgr: np.ndarray, sizes: tuple[int, ...] = INSIGHTFACE_SIZE
 
 def _face(found) -> Face:
     return Face(
-        box=tuple(float(edge) for edge in found.bbox),
+        box=_box(found.bbox),
         points=None if found.kps is None else np.array(found.kps, dtype=np.float64),
         score=float(found.det_score),
         detector="insightface",
     )
+
+
+def _box(edges: Iterable) -> tuple[float, float, float, float]:
+    left, top, right, bottom = map(float, edges)
+    return left, top, right, bottom
 
 
 def open_opencv(root: Roots) -> Detector:
@@ -298,12 +303,12 @@ def smallest_face(shape: tuple[int, ...]) -> int:
 def square_faces(squares: Iterable[tuple], factor: float, detector: str) -> list[Face]:
     """squares: (left, top, side) in the fitted picture -> faces in the given one, without overlapping ones."""
     boxes = [(x * factor, y * factor, (x + side) * factor, (y + side) * factor) for x, y, side in squares]
-    return suppress_overlaps([Face(tuple(map(float, box)), None, None, detector) for box in boxes])
+    return suppress_overlaps([Face(_box(box), None, None, detector) for box in boxes])
 
 
 def suppress_overlaps(faces: list[Face], limit: float = 0.5) -> list[Face]:
     """Of faces that share more than `limit` of the smaller box, keep the largest."""
-    kept = []
+    kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.side):
         if all(_shared(face.box, other.box) <= limit for other in kept):
             kept.append(face)

@@ -48,7 +48,7 @@ def open_detector(choice: str, insightface_root: Roots = None) -> OpenedDetector
     if choice not in CHOICES:
         raise ValueError(f"unknown detector {choice!r}; known: {', '.join(CHOICES)}")
     wanted = {"auto": tuple(DETECTORS), "none": ()}.get(choice, (choice,))
-    unavailable = {}
+    unavailable: dict[str, str] = {}
     for name in wanted:
         try:
             return OpenedDetector(choice, DETECTORS[name](insightface_root), unavailable)

@@ -20,8 +20,8 @@ def fill_gaps(
     """
     if gaps not in GAPS:
         raise ValueError(f"unknown way with gaps {gaps!r}; known: {', '.join(GAPS)}")
-    known = [number for number, item in enumerate(found) if item is not None]
-    missing = [number for number, item in enumerate(found) if item is None]
+    known = {number: item for number, item in enumerate(found) if item is not None}
+    missing = [number for number in range(len(found)) if number not in known]
     if not known:
         raise ValueError("no face in any frame; use clearer pictures, or lower the confidence of what looks for faces")
     if missing and gaps == "refuse":
@@ -30,7 +30,7 @@ def fill_gaps(
             f"frames out"
         )
     if gaps == "skip":
-        filled = {number: found[number] for number in known}
+        filled = known
     else:
         filled = {number: _fill(found, number, gaps, between) for number in range(len(found))}
     return filled, f"no face in {named_frames(missing, len(found))}: {DONE[gaps]}" if missing else ""

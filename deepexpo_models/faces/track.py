@@ -49,11 +49,11 @@ class Tracker:
         found = self._near(image, None, "", seen)
         if found is None:
             self.searches += 1
-            faces = self.opened.detect(image)
-            face = select_face(faces, self.index, self.order, tuple(image.shape[:2])) if faces else None
-            found = face and Followed(face, len(faces), "")
-        self._last = found and (found, seen)
-        return found and found.face
+            faces = self.opened.detect(image) if self.opened.detect else []
+            if faces:
+                found = Followed(select_face(faces, self.index, self.order, _size(image)), len(faces), "")
+        self._last = None if found is None else (found, seen)
+        return None if found is None else found.face
 
     def _near(self, image: Tensor, mask: Tensor | None, name: str, seen: Tensor) -> Followed | None:
         near = getattr(self.opened.detect, "near", None)
@@ -72,8 +72,12 @@ class Tracker:
         found = find_with(self.opened, image, mask, name, known)
         if not self.strict and self.index >= len(found.faces):
             return Followed(None, found.detected, found.note)
-        face = select_face(found.faces, self.index, self.order, tuple(image.shape[:2]), name)
+        face = select_face(found.faces, self.index, self.order, _size(image), name)
         return Followed(face, found.detected, found.note)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
 
 
 def _places(image: Tensor) -> Tensor:

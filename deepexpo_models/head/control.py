@@ -7,6 +7,7 @@ training data, at that annotator's size; larger pictures get proportionally thic
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import atan2, degrees, floor, hypot
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,10 @@ def pose_keypoints(points: Tensor, size: Size) -> list[dict]:
         for number, place in _head_points(face).items():
             body[number] = (*place, 1.0)
         dots = np.concatenate([_face_dots(face), np.ones((len(IBUG68) + 2, 1))], axis=1)
-        person = {"pose_keypoints_2d": body.ravel().tolist(), "face_keypoints_2d": dots.ravel().tolist()}
+        person: dict[str, list | None] = {
+            "pose_keypoints_2d": body.ravel().tolist(),
+            "face_keypoints_2d": dots.ravel().tolist(),
+        }
         person |= {"hand_left_keypoints_2d": None, "hand_right_keypoints_2d": None}
         frames.append({"canvas_width": size[1], "canvas_height": size[0], "people": [person]})
     return frames
@@ -108,7 +112,7 @@ def _mediapipe_face(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarra
     """huggingface/controlnet_aux `mediapipe_face`; a point outside the picture takes its lines with it."""
     cv2 = opencv()
     canvas, (height, width), thick = np.zeros((*size, 3), np.uint8), size, _thicker(size)
-    inside = ((face[:, :2] >= 0) & (face[:, :2] <= (width, height))).all(1)
+    inside: Any = ((face[:, :2] >= 0) & (face[:, :2] <= (width, height))).all(1)
     at = [(min(floor(x), width - 1), min(floor(y), height - 1)) for x, y in face[:, :2]]
     for feature, colour in MEDIAPIPE_COLOURS.items():
         for a, b in connections(feature):
@@ -173,7 +177,8 @@ def _lines(face: np.ndarray, size: Size, basis: HeadBasis) -> np.ndarray:
 
 def _fixed(point: np.ndarray) -> tuple[int, int]:
     """OpenCV's coordinates with FIXED_BITS behind the point."""
-    return tuple(int(c) for c in np.round(point[:2] * (1 << FIXED_BITS)))
+    x, y = np.round(point[:2] * (1 << FIXED_BITS))
+    return int(x), int(y)
 
 
 def _face_dots(face: np.ndarray) -> np.ndarray:

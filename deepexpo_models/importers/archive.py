@@ -4,7 +4,7 @@ import io
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,17 +32,18 @@ def read_contents(path: Path) -> dict[str, Stored]:
     return contents
 
 
-def read_tensors(path: Path, contents: dict[str, Stored]) -> dict[str, Tensor]:
+def read_tensors(path: Path, contents: Mapping[str, Stored]) -> dict[str, Tensor]:
     """Name -> tensor on the CPU in the stored dtype. Raises ValueError, in one sentence, for a damaged archive."""
     with _opened(path) as archive:
-        storages = {stored.storage: None for stored in contents.values()}
-        for storage in storages:
-            storages[storage] = _read(archive, storage)
+        storages = {
+            storage: _read(archive, storage) for storage in dict.fromkeys(stored.storage for stored in contents.values())
+        }
     return {name: storages[s.storage].as_strided(s.shape, s.stride, s.offset) for name, s in contents.items()}
 
 
 class _BoundedFile(io.FileIO):
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
+        size = -1 if size is None else size
         if size > MAX_READ:
             raise zipfile.BadZipFile(f"its directory claims {size} bytes, at most {MAX_READ} are read")
         return super().read(MAX_READ if size < 0 else size)

@@ -116,7 +116,8 @@ def attention_shapes(unet: UNetShape) -> Shapes:
 
 
 def lora_shapes(unet: UNetShape) -> Shapes:
-    channels, shapes = unet_sites(unet), {}
+    channels = unet_sites(unet)
+    shapes: Shapes = {}
     for number, path in numbered_sites(unet).items():
         width = channels[path.replace("attn1", "attn2")]
         context = unet.context_width if path.endswith("attn2") else width

@@ -21,8 +21,8 @@ MODULES = {"to_out": "to_out.0"}  # other parts are modules of their own name
 def lora_tensors(tensors: dict[str, Tensor], unet: UNetShape) -> dict[str, Tensor]:
     """The adapter's tensors -> those of the LoRA file."""
     return lora_file({
-        f"{path}.{MODULES.get(part, part)}": tuple(
-            tensors[f"ip_adapter.{number}.{part}_lora.{side}.weight"] for side in ("down", "up")
+        f"{path}.{MODULES.get(part, part)}": (
+            tensors[f"ip_adapter.{number}.{part}_lora.down.weight"], tensors[f"ip_adapter.{number}.{part}_lora.up.weight"],
         )
         for number, path in numbered_sites(unet).items()
         for part in LORA_PARTS

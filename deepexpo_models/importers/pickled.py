@@ -62,7 +62,9 @@ def parse(content: bytes):
 class _Machine:
     def __init__(self, content: bytes):
         self.content, self.position = content, len(START)
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack: list = []
+        self.marks: list = []
+        self.memo: dict = {}
 
     def run(self):
         for _ in range(MAX_OPCODES):

@@ -83,6 +83,9 @@ class Branch(nn.Module):
     operations: as in `model.MEAF`.
     """
 
+    null_text: Tensor  # (tokens, D)
+    null_pooled: Tensor  # (P,), of bases with a vector
+
     def __init__(self, shape: UNetShape, config: BranchConfig, operations=nn):
         super().__init__()
         self.config = config
@@ -98,6 +101,8 @@ class Branch(nn.Module):
         text = self.null_text.to(latents).expand(len(latents), -1, -1)
         vector = None
         if self.config.vector_width:
+            if sizes is None:
+                raise ValueError("a branch for this base reads the picture's embedded sizes; none were given")
             pooled = self.null_pooled.to(latents).expand(len(latents), -1)
             vector = torch.cat([pooled, sizes.to(latents)], dim=1)
         skips, mid, ups = self.copy(latents, times, text, vector, fuse)

@@ -49,7 +49,7 @@ def _read_code(stream: StreamConfig) -> str:
 
 def code_fields(identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
     """The named parts of the given codes, which a stream's `inputs` refer to."""
-    fields = {}
+    fields: dict[str, Tensor] = {}
     if identity is not None:
         fields |= {"identity": identity.embedding, "photos": identity.embedding, **identity.extras()}
         if identity.norm is not None:

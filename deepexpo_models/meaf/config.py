@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from ..config_fields import check_fields, config_from
 from ..dsid.codes import SEMANTIC_WIDTHS, EncoderId, public_encoder
@@ -136,14 +137,16 @@ def default_config(
         raise ValueError(f"unknown base family {base!r}; known: {', '.join(FAMILIES)}")
     unet = unet or FAMILIES[base]
     counts = (4, 8, 4) if fusion == "tokens" else (1, 1, 1)
-    width = PUBLIC_SEMANTICS[semantics] if semantics else dsid.expression_width
+    if dsid is None and not semantics:
+        raise ValueError("expression and pose read a DSID's codes or public ones; give a DSID or the name of the latter")
+    width = PUBLIC_SEMANTICS[semantics] if dsid is None or semantics else dsid.expression_width
     rows = {
         "identity": ("identity", dsid.identity_width, 2 * dsid.identity_width, unet.context_width) if dsid else None,
         "expression": ("expression", width, 4 * width, expression_width),
-        "pose": ("rotation", SEMANTIC_WIDTHS["rotation"], 256, pose_width),
+        "pose": ("rotation", cast(int, SEMANTIC_WIDTHS["rotation"]), 256, pose_width),
     }
     streams = {
-        name: StreamConfig((row[0],), *row[1:3], count, row[3], face_model="" if name == "identity" else semantics)
+        name: StreamConfig((row[0],), row[1], row[2], count, row[3], face_model="" if name == "identity" else semantics)
         for (name, row), count in zip(rows.items(), counts)
         if row
     }

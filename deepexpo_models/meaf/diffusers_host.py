@@ -161,11 +161,11 @@ class MEAFProcessor:
     def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_) -> Tensor:
         query = attn.to_q(hidden_states)
         key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        heads = [split_heads(x, attn.heads) for x in (query, key, value)]
+        q, k, v = (split_heads(x, attn.heads) for x in (query, key, value))
         if attention_mask is not None:
-            attention_mask = attn.prepare_attention_mask(attention_mask, heads[1].shape[2], len(query))
+            attention_mask = attn.prepare_attention_mask(attention_mask, k.shape[2], len(query))
             attention_mask = attention_mask.unflatten(0, (len(query), attn.heads))
-        text = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=attention_mask, scale=attn.scale)
+        text = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, scale=attn.scale)
         fused = self._fused(join_heads(text), query, attn.heads)
         return attn.to_out[1](attn.to_out[0](fused)) / attn.rescale_output_factor
 

@@ -7,6 +7,8 @@ gates start open. Which layers a MEAF has is decided by its config alone; hosts 
 per code, `project` once per layer, `fusion.fuse` once per layer and step.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ class Stream(nn.Module):
 
     def null(self, code: Tensor | None) -> Tensor:
         """The tokens (1, N, token_width) of "no code" beside this code (B, input_width)."""
-        null_code = None if code is None else self.projection.null_code(code)
+        null_code = None if code is None else cast(Any, self.projection).null_code(code)
         return self.null_tokens[None] if null_code is None else self.projection(null_code)
 
 
@@ -70,18 +72,21 @@ class MEAF(nn.Module):
 
     def tokens(self, stream: str, code: Tensor) -> Tensor:
         """code (B, input_width) -> tokens (B, N, token_width)."""
-        return self.streams[stream].projection(code)
+        return self._stream(stream).projection(code)
 
     def null_tokens(self, stream: str, code: Tensor | None = None) -> Tensor:
         """The tokens of "no code": (1, N, token_width). Used on the negative side and for dropped conditions.
 
         code (B, input_width): the one on the positive side, which some imported streams ask (see `projectors`).
         """
-        return self.streams[stream].null(code)
+        return self._stream(stream).null(code)
 
     def project(self, stream: str, site: str, tokens: Tensor) -> SiteTokens:
         """Keys and gated values of a stream's tokens at one layer, named by its diffusers path."""
-        return self.streams[stream].sites.get_submodule(site)(tokens)
+        return self._stream(stream).sites.get_submodule(site)(tokens)
+
+    def _stream(self, name: str) -> Stream:
+        return cast(Stream, self.streams[name])
 
 
 def _add_at_path(root: nn.Module, path: str, leaf: nn.Module) -> None:

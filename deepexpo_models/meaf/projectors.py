@@ -7,6 +7,7 @@ for "no code" where they depend on the code given; None where the stream's null 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -261,13 +262,14 @@ def _perceiver_layers(width: int, config: StreamConfig, operations) -> nn.Module
 
 
 def _perceive(layers: nn.ModuleList, context: Tensor, latents: Tensor) -> Tensor:
-    for attention, feed_forward in layers:
+    for layer in layers:
+        attention, feed_forward = layer.children()
         latents = latents + attention(context, latents)
         latents = latents + feed_forward(latents)
     return latents
 
 
-PROJECTORS = {
+PROJECTORS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLPProjector,
     "portrait": PortraitProjector,
     "linear": LinearProjector,

@@ -22,8 +22,10 @@ class Latents:
     def size(self, site: str, levels: int) -> tuple[int, int]:
         """Height and width at a layer, named by its diffusers path, of a U-Net with that many levels."""
         block, *path = site.split(".")
-        level = {"down_blocks": int, "up_blocks": lambda number: levels - 1 - int(number)}.get(block, lambda _: levels - 1)
-        half = 2 ** level(path[0])
+        level = levels - 1  # of the middle
+        if block != "mid_block":
+            level = int(path[0]) if block == "down_blocks" else levels - 1 - int(path[0])
+        half = 2**level
         return -(-self.height // half), -(-self.width // half)
 
 

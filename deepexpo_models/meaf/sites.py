@@ -38,7 +38,7 @@ FAMILIES = {
 def unet_sites(shape: UNetShape) -> dict[str, int]:
     """Diffusers path of each attn2 -> its channels, in the order down, mid, up."""
     levels = list(enumerate(zip(shape.channels, shape.depth)))
-    sites = {}
+    sites: dict[str, int] = {}
     for level, (channels, depth) in levels:
         sites |= _attentions(f"down_blocks.{level}", shape.layers, depth, channels)
     sites |= _attentions("mid_block", 1, shape.mid_depth, shape.channels[-1])

@@ -4,8 +4,9 @@ Layers are named as in diffusers. One class for training and for ComfyUI's casti
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class UNetCopy(nn.Module):
         run = lambda layer, *inputs: _recomputed(layer, *inputs) if self.checkpointing else layer(*inputs)  # noqa: E731
         x = self.conv_in(x)
         skips, ups = [x], []
-        for number, level in enumerate(self.down_blocks):
+        for number, level in enumerate(cast(Iterable[Level], self.down_blocks)):
             named = _prefixed(fuse, f"down_blocks.{number}")
             for index in range(len(level.resnets)):
                 x = run(level.layer, index, x, time, text, named)
@@ -74,7 +75,7 @@ class UNetCopy(nn.Module):
                 skips.append(x)
         mid = x = run(self._middle, x, time, text, _prefixed(fuse, "mid_block"))
         left = list(skips)
-        for number, level in enumerate(self.up_blocks):
+        for number, level in enumerate(cast(Iterable[Level], self.up_blocks)):
             named = _prefixed(fuse, f"up_blocks.{number}")
             for index in range(len(level.resnets)):
                 x = run(level.layer, index, torch.cat([x, left.pop()], dim=1), time, text, named)
@@ -177,8 +178,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, add=None) -> Tensor:
         query = self.to_q(x)
-        heads = [split_heads(part, self.heads) for part in (query, self.to_k(context), self.to_v(context))]
-        found = join_heads(F.scaled_dot_product_attention(*heads))
+        q, k, v = (split_heads(part, self.heads) for part in (query, self.to_k(context), self.to_v(context)))
+        found = join_heads(F.scaled_dot_product_attention(q, k, v))
         return self.to_out[0](found if add is None else add(query, found, self.heads))
 
 
@@ -192,7 +193,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), operations.Linear(4 * width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden, gate = self.net[0].proj(x).chunk(2, dim=-1)
+        hidden, gate = cast(Any, self.net[0]).proj(x).chunk(2, dim=-1)
         return self.net[2](hidden * F.gelu(gate))
 
 

@@ -11,10 +11,14 @@ Several references, or --identity given again for another person, make a sheet; 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..dsid.precision import PRECISIONS
 from ..errors import first_line
 from ..faces import CHOICES
+
+if TYPE_CHECKING:
+    from .generate import Pipeline
 
 STREAMS = ("identity", "expression", "pose")
 
@@ -66,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("batch", "pictures drawn at once (default: 4; 25 for the starter)", type=int)
 
 
-def open_pipeline() -> type:
+def open_pipeline() -> "type[Pipeline]":
     """The class Pipeline. Raises ValueError where a package is missing or broken."""
     try:
         from .generate import Pipeline
@@ -96,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
     photos = [read_photos(person)[0] for person in people]
     frames = references if clip else read_photos(references)
     pictures = draw(pipeline, options, people, frames)
-    write(options.out, pictures, photos, frames, clip and references[0])
+    write(options.out, pictures, photos, frames, references[0] if clip else None)
     print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}: {options.out}")
 
 

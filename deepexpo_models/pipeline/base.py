@@ -1,8 +1,10 @@
 """The frozen base that MEAF is trained on: the starter, or any Stable Diffusion checkpoint, behind one face."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -26,12 +28,12 @@ class Base:
     family: str
     shape: UNetShape
     unet: UNet2DConditionModel
-    schedule: object
+    schedule: Any
     prediction: str
     size: int
-    _vae: torch.nn.Module
+    _vae: Any  # diffusers' AutoencoderKL
     _scale: float
-    _text: object  # sentences -> keyword arguments of the U-Net
+    _text: Callable[[list[str]], dict]  # sentences -> keyword arguments of the U-Net
 
     def text(self, sentences: list[str]) -> dict:
         """Sentences -> what the U-Net takes beside latents and time steps."""

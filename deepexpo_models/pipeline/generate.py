@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..dsid import DSID, EncoderId, Identity, Semantics, average_identities, load_dsid, public_encoder
 from ..dsid.precision import set_precision
 from ..faces import crop_face, open_recogniser
+from ..faces.detectors import Face
 from ..faces.find import open_detector
 from ..faces.recognisers import RECOGNISERS
 from ..faces.track import Tracker
@@ -172,17 +174,24 @@ class Pipeline:
     @torch.no_grad()
     def _encode(self, encode: Callable[[DSID, Tensor], dict[str, Tensor]], images: Iterator[Tensor]) -> dict[str, Tensor]:
         """Face crops of pictures (H, W, 3) in [0, 1], read by the DSID a few at a time, at its own size."""
+        dsid = self._dsid()
         tracker, parts = Tracker(open_detector(self.detector, self.insightface)), []
         numbered = enumerate(images, 1)
         while pictures := list(islice(numbered, ENCODED_AT_ONCE)):
             crops = [self._crop(tracker, image, f"photo {number}") for number, image in pictures]
-            parts.append(encode(self.dsid, comfy_to_model(torch.stack(crops)).to(next(self.dsid.parameters()).device)))
+            parts.append(encode(dsid, comfy_to_model(torch.stack(crops)).to(next(dsid.parameters()).device)))
         if not parts:
             raise ValueError("there is no picture to read; give at least one")
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _crop(self, tracker: Tracker, image: Tensor, name: str) -> Tensor:
-        return crop_face(image, tracker.find(image, name=name).face, size=self.dsid.config.image_size)[0]
+        face = cast(Face, tracker.find(image, name=name).face)  # a strict tracker finds one or raises
+        return crop_face(image, face, size=self._dsid().config.image_size)[0]
+
+    def _dsid(self) -> DSID:
+        if self.dsid is None:
+            raise ValueError("this MEAF reads a DSID's codes; give the DSID (--dsid)")
+        return self.dsid
 
     def _meaf(self) -> MEAF:
         if self.meaf is None:

@@ -61,8 +61,12 @@ def fused(
 
     Gives the `before_step` of `sample` that opens and closes the streams' windows.
     """
-    tokens = {name: _guided(meaf, name, code.to(base.unet.device, base.unet.dtype)) for name, code in codes.items()}
-    with AttachedMEAF(base.unet, meaf) if codes else nullcontext() as attached:
+    if meaf is None and codes:
+        raise ValueError("codes need a MEAF that fuses them; give one made for this base")
+    tokens = {} if meaf is None else {
+        name: _guided(meaf, name, code.to(base.unet.device, base.unet.dtype)) for name, code in codes.items()
+    }  # fmt: skip
+    with AttachedMEAF(base.unet, meaf) if meaf is not None and codes else nullcontext() as attached:
         last = None
 
         def before_step(share: float) -> None:

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -23,7 +24,7 @@ class StarterParts:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: torch.nn.Module
-    tokenizer: object
+    tokenizer: Any
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ from ..evaluation.tables import as_json, write_table
 from .train_dsid import DSIDSettings, train
 
 NO_LABELS = {"w_pose": 0.0, "w_label": 0.0, "w_traits": 0.0}
-ROWS = {  # name -> what differs from all measures
+ROWS: dict[str, dict] = {  # name -> what differs from all measures
     "naive: pairs of one clip, pixels alone": {
         "augment": 0.0, "align": False, "triples": False, "same_clip": 1.0, "region_weight": 0.0, "w_identity": 0.0,
         "w_expression": 0.0, "w_pair": 0.0, "w_floor": 0.0, "w_cycle": 0.0, "w_equivariance": 0.0, **NO_LABELS,
@@ -71,6 +71,8 @@ def _row(options: argparse.Namespace, name: str, changes: dict) -> dict:
             save_every=options.steps, threads=options.threads, w_identity=0.5, w_pose=2.0, w_label=10.0, augment=0.5,
         )  # fmt: skip
         path = train(replace(settings, **changes))
+        if path is None:
+            raise ValueError(f"{name} was stopped before its end; start the same command again")
         torch.manual_seed(0)
         found = measure_dsid(load_dsid(path).float().eval(), options.people)
         done.write_text(as_json(found))

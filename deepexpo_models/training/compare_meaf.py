@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from ..pipeline.generate import Pipeline
 from .engine.engine import Engine
 from .train_meaf import MEAFSettings, make_parts, train
 
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "light": {},
     "light, the printed formula": {"fusion": "paper"},
     "control": {"size": "control"},

@@ -82,8 +82,8 @@ def train(settings: DSIDSettings) -> Path | None:
     step_module = DSIDStep(model, _switches(settings))
     probes = step_module.probes
     critic = Discriminator(config)
-    learning = [[p for p in group if p.requires_grad] for group in split_parameters([model, probes], NO_MATRICES)]
-    optimizer = Muon(*learning, settings.lr)
+    matrices, rest = ([p for p in group if p.requires_grad] for group in split_parameters([model, probes], NO_MATRICES))
+    optimizer = Muon(matrices, rest, settings.lr)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), settings.lr, betas=(0.0, 0.99))
     schedule, ema = make_scheduler(optimizer, settings), EMA(model, settings.ema)
     step_module, critic, optimizer, critic_optimizer = engine.prepare(step_module, critic, optimizer, critic_optimizer)
@@ -105,7 +105,9 @@ def train(settings: DSIDSettings) -> Path | None:
             weighted = {name: term * _weight(settings, name, progress) for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
         norm = engine.clip(model.parameters())
-        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
         ema.update(model, step)
         if with_critic:
             terms["critic_loss"] = _train_critic(engine, critic, critic_optimizer, made.detach(), true, step)

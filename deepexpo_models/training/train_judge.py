@@ -103,7 +103,9 @@ def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | 
             weighted = {name: LOSS_WEIGHTS[name] * term for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
         norm = engine.clip(judge.parameters())
-        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
         ema.update(judge, step)
         engine.log(step, {**terms, "grad_norm": norm})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:

@@ -8,6 +8,7 @@ tells them: no DSID is needed.
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -119,14 +120,14 @@ class Parts:
     perhaps "lora") and the optimizer of that."""
 
     base: Base
-    data: object
+    data: Any
     step: "MEAFStep"
     trained: dict[str, nn.Module]
     optimizer: torch.optim.Optimizer
 
     @property
     def meaf(self) -> MEAF:
-        return self.trained["meaf"]
+        return cast(MEAF, self.trained["meaf"])
 
 
 def make_parts(settings: MEAFSettings, engine: Engine) -> Parts:
@@ -169,7 +170,9 @@ def train(settings: MEAFSettings) -> Path | None:
             weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
         norm = engine.clip(step_module.parameters())
-        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
         for name, ema in emas.items():
             ema.update(trained[name], step)
         engine.log(step, {**terms, "grad_norm": norm, **gate_sizes(meaf)})
@@ -181,15 +184,17 @@ def train(settings: MEAFSettings) -> Path | None:
 
     if not engine.finished:
         return None
-    averaged = {name: state_of(ema, engine.is_main) for name, ema in emas.items()}
+    weights = {name: state_of(ema, engine.is_main) for name, ema in emas.items()}
     if engine.is_main:
-        _release(Path(settings.out), meaf, averaged)
+        _release(Path(settings.out), meaf, weights)
     return Path(settings.out) / "meaf.safetensors"
 
 
 class MEAFStep(nn.Module):
     """forward(batch, generator) -> named loss terms. Only MEAF's weights learn; a stream that reads codes which the data do not
     have rests."""
+
+    lora: nn.Module | None
 
     def __init__(self, meaf: MEAF, base: Base, dsid: DSID | None, settings: MEAFSettings):
         super().__init__()
@@ -254,7 +259,7 @@ class MEAFStep(nn.Module):
     def _picture_terms(self, batch: MEAFBatch, clean: Tensor, times: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Losses of the picture that one step means, weighted by alpha_bar: at high noise it is a blur."""
         base, dsid = self._frozen
-        if not len(rows):
+        if dsid is None or not len(rows):
             return {}
         trust = base.schedule.alphas_cumprod.to(clean)[times]
         pictures = resize(base.decode(clean).clamp(-1, 1), dsid.config.image_size)
@@ -291,7 +296,7 @@ def gate_sizes(meaf: MEAF) -> dict[str, Tensor]:
         for name, stream in meaf.streams.items()
     }
     if meaf.branch:
-        sizes["joins"] = torch.stack([join.weight.detach().abs().mean() for join in meaf.branch.joins]).mean()
+        sizes["joins"] = torch.stack([w.detach().abs().mean() for w in meaf.branch.joins.parameters() if w.ndim > 1]).mean()
     return sizes
 
 
@@ -305,7 +310,7 @@ def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
 
 def _data(settings: MEAFSettings, dsid: DSID | None, base: Base, engine: Engine):
     cache = Path(settings.cache or settings.out)
-    if settings.synthetic:
+    if settings.synthetic and dsid:
         return DrawnTargets(settings.synthetic, cache, dsid, base, engine.say)
     if settings.heads:
         return HeadTargets(settings.heads, cache, dsid, base, engine.say)
@@ -313,15 +318,16 @@ def _data(settings: MEAFSettings, dsid: DSID | None, base: Base, engine: Engine)
 
 
 def _meaf(settings: MEAFSettings, dsid: DSID | None, base: Base) -> MEAF:
-    widths = {"expression_width": settings.expression_width, "pose_width": settings.pose_width}
     empty = base.text([""])
     text = empty["encoder_hidden_states"][0]
     branch = None
     if settings.size != "light":
         branch = branch_config(base.unet, settings.size, len(text), settings.light_too)
     encoder = dsid.encoder if dsid else public_encoder(settings.public)
-    facts = settings.name, base.family, dsid.config if dsid else None, encoder, base.shape, settings.fusion
-    fresh = default_config(*facts, **widths, branch=branch, semantics=settings.public)
+    fresh = default_config(
+        settings.name, base.family, dsid.config if dsid else None, encoder, base.shape, settings.fusion, branch=branch,
+        semantics=settings.public, expression_width=settings.expression_width, pose_width=settings.pose_width,
+    )  # fmt: skip
     given = load_meaf(Path(settings.init)).float().requires_grad_(True) if settings.init else None
     meaf = _completed(given, fresh, settings) if given else MEAF(fresh)
     if meaf.branch and not (given and given.branch):
@@ -363,13 +369,13 @@ def _completed(given: MEAF, fresh: MEAFConfig, settings: MEAFSettings) -> MEAF:
         for name, stream in meaf.streams.items():
             for site in meaf.sites if name in config.streams else ():
                 if site.startswith(PREFIX):
-                    nn.init.zeros_(stream.sites.get_submodule(site).gate)
+                    nn.init.zeros_(cast(Any, stream).sites.get_submodule(site).gate)
     return meaf
 
 
 def _optimizer(trained: dict[str, nn.Module], settings: MEAFSettings, sharded: bool) -> torch.optim.Optimizer:
-    meaf = trained["meaf"]
-    rated = [(meaf.streams, 1.0)]
+    meaf = cast(MEAF, trained["meaf"])
+    rated: list[tuple[nn.Module, float]] = [(meaf.streams, 1.0)]
     rated += [(meaf.branch.joins, 1.0), (meaf.branch.copy, settings.copy_lr)] if meaf.branch else []
     rated += [(trained["lora"], settings.lora_share)] if "lora" in trained else []
     return make_optimizer(settings.optimizer, parameter_groups(rated, settings.lr, ("null_tokens",)), sharded)

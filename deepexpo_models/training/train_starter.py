@@ -5,6 +5,7 @@ First the VAE, then U-Net and text encoder together on its latents (--vae runs/v
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,6 +114,8 @@ def _train_vae(settings: StarterSettings) -> Path | None:
 
 class VAEStep(nn.Module):
     """forward(images, weights, generator) -> named loss terms, and the PSNR of what was rebuilt."""
+
+    vae: Any  # diffusers' AutoencoderKL
 
     def __init__(self, vae: nn.Module, kl: float):
         super().__init__()

@@ -3,7 +3,7 @@
 Made before the U-Net is called, of tensors and plain numbers only, so that torch.compile sees one graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +65,7 @@ class Others:
     acting: tuple[PatchStream, ...] | None
 
     def layers(self, q: Tensor, heads: int, size: tuple[int, int]) -> tuple[LayerStreams, ...]:
-        origins = self.watch.origins(self.known) if self.watch is not None else tuple(range(len(self.known)))
+        origins: Sequence[int | None] = range(len(self.known)) if self.watch is None else self.watch.origins(self.known)
         if len(origins) != len(q):
             origins = [None] * len(q)
         rows = tuple(UNKNOWN if origin is None else self.known[origin] for origin in origins)
@@ -85,7 +85,8 @@ class Watch:
 
     def __init__(self, run: SamplingRun):
         self.run = run
-        self._first = self._last = (None, None)
+        self._first: tuple[Tensor, Tensor]
+        self._last: tuple[Tensor, Tensor]
         self._losses = 0
 
     def before(self, n: Tensor, context: Tensor, value: Tensor, extra: dict):

@@ -8,12 +8,14 @@ comes before the U-Net's `out`, which has no patch: a hook for the length of the
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import cast
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 from torch import Tensor
 
 from ...deepexpo_models.meaf import MEAF, PREFIX, SIZE_EMBEDDING, Residuals
+from ...deepexpo_models.meaf.branch import Branch
 from .sampling import StreamCall
 
 
@@ -50,7 +52,7 @@ def _residuals(model, meaf: MEAF, call: StreamCall, x: Tensor, sigma: Tensor, y:
         layer = call.run.layer(streams, call.rows, PREFIX + site, heads, size, query)
         return layer.add(text.clone(memory_format=torch.contiguous_format), query.contiguous())
 
-    found = meaf.branch(latents, times, sizes, fused)
+    found = cast(Branch, meaf.branch)(latents, times, sizes, fused)
     return found.scaled([s.settings.strength for s in streams], [call.mask(s, latents) for s in streams])
 
 

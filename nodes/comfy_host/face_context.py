@@ -33,17 +33,19 @@ def identity_to_controlnet(positive: list, negative: list, meaf: LoadedMEAF, ide
     """
     tokens, null = face_tokens(meaf, identity)
     extras = [extra for _, extra in (*positive, *negative)]
-    name, bound = ALL, {}
+    name = ALL
+    bound: dict = {}
     if any("control" in extra for extra in extras):
         taken = {name for extra in extras for name in extra.get("model_conds", {})}
         name = next(name for number in range(len(taken) + 1) if (name := ONE.format(number)) not in taken)
         for control in (extra["control"] for extra in extras if "control" in extra):
             _require_width(control, meaf, tokens.shape[-1])
             bound[control] = bound.get(control) or FaceControl(control, name)
-    return tuple(
+    both = [
         [[text, _with_context(extra, name, shown, bound)] for text, extra in side]
         for side, shown in ((positive, tokens), (negative, null))
-    )
+    ]
+    return both[0], both[1]
 
 
 @torch.no_grad()

@@ -40,12 +40,12 @@ def judge_all(
     who, names = {}, []
     for choice, options, part in ((identity, IDENTITY_JUDGES, "identity"), (expression, EXPRESSION_JUDGES, "expression")):
         name, who[part] = _first(options[1:] if choice == AUTO else (choice,), pictures, landmarks, dsid, part)
-        names.append(NAMES.get(name) or str(dsid.encoder))
+        names.append(NAMES.get(name) or (str(dsid.encoder) if dsid else name))
     seen = {
         role: Seen(who["identity"][role].identity, who["expression"][role].expression, who["expression"][role].rotation)
         for role in pictures
     }
-    return seen, tuple(names)
+    return seen, (names[0], names[1])
 
 
 def _first(options, pictures, landmarks, dsid, part: str) -> tuple[str, dict[str, Seen]]:

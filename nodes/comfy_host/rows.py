@@ -32,7 +32,7 @@ class Conditioning:
 
     position: int | None
     uuid: object
-    side: str
+    side: str | None
     area: Area | None
     text: Tensor | None
 
@@ -49,14 +49,14 @@ class Batch:
         return self.conditionings[number].area or (*self.pictures.shape[-2:], 0, 0)
 
 
-def read_conditioning(cond: dict, position: int | None, side: str, size: tuple[int, int]) -> Conditioning:
+def read_conditioning(cond: dict, position: int | None, side: str | None, size: tuple[int, int]) -> Conditioning:
     """From ComfyUI's dictionary; size: height and width of the latents. Areas are cut at the edge as ComfyUI cuts them."""
     text = cond.get("model_conds", {}).get("c_crossattn")
     text = cond.get("cross_attn") if text is None else text.cond
     area = None if isinstance((cond.get("area") or [0])[0], str) else cond.get("area")
     if area is not None:
         half = len(area) // 2
-        height, width, top, left = (*area[half - 2 : half], *area[-2:])
+        (height, width), (top, left) = area[half - 2 : half], area[-2:]
         area = (min(height, size[0] - top), min(width, size[1] - left), top, left)
     return Conditioning(position, cond.get("uuid"), side, area, text)
 

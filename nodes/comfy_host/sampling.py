@@ -6,6 +6,7 @@ the latents of one U-Net call (a context window), not with the clip.
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class PatchStream:
         """What this stream gives to a row, as far as the row is known."""
         if row.side is None or (self.per_latent and row.latent is None) or (self.mask is not None and row.area is None):
             return None
-        return row.side, row.latent if row.side == "cond" and len(self.codes) > 1 else 0
+        return row.side, cast(int, row.latent) if row.side == "cond" and len(self.codes) > 1 else 0
 
 
 def check_batch(streams: tuple[PatchStream, ...], latents: int) -> None:
@@ -83,7 +84,7 @@ class SamplingRun:
         self.sides = sides
         self.active: tuple[PatchStream, ...] | None = None  # None: no step has begun
         self.pictures: Tensor | None = None  # the step's latents, all of them
-        self.patterns: dict[tuple[int, int], tuple[int, ...]] = {}  # see attention.Watch
+        self.patterns: dict[tuple[int, int], tuple[int | None, ...]] = {}  # see attention.Watch
         self._sigmas = {
             stream: (
                 model_sampling.percent_to_sigma(stream.settings.end_percent),
@@ -93,7 +94,7 @@ class SamplingRun:
         }
         self.conds: list[dict] = []  # the guider's, for callers that go around calc_cond_batch
         self._size: tuple[int, int] | None = None  # of the latents
-        self._kept: dict[tuple, object] = {}  # what serves any call
+        self._kept: dict[tuple, Any] = {}  # what serves any call
         self._recent: dict[tuple[Row, ...], dict] = {}  # what serves calls of these rows only
         self._warned: set[str] = set()
 
@@ -116,7 +117,7 @@ class SamplingRun:
     def batch(self, conds: list[list[dict] | None], x: Tensor, options: dict) -> Batch:
         """Of a calc_cond_batch call. The first conditioning tells a list's side: copies that ComfyUI appends to balance
         areas carry the other side's uuid."""
-        found, self._size = [], tuple(x.shape[-2:])
+        found, self._size = [], (x.shape[-2], x.shape[-1])
         for position, group in enumerate(conds):
             default = "cond" if position == 0 else "uncond"
             side = self.sides.get(group[0].get("uuid"), default) if group else default
@@ -130,7 +131,7 @@ class SamplingRun:
         ComfyUI's positions are all that is said, 0 being positive."""
         positions = options.get("cond_or_uncond") or ()
         pictures = x[: max(1, len(x) // max(1, len(positions)))] if self.pictures is None else self.pictures
-        self._size = tuple(pictures.shape[-2:])
+        self._size = (pictures.shape[-2], pictures.shape[-1])
         found = [read_conditioning(cond, None, self.sides.get(cond.get("uuid")), self._size) for cond in self.conds]
         if not found:
             found = [Conditioning(i, None, "uncond" if i else "cond", None, None) for i in sorted(set(positions))]
@@ -186,7 +187,7 @@ class SamplingRun:
             tokens.append(self._tokens(stream, [variant[number] for variant in variants], strength, site, like, kept))
         fusion = streams[0].meaf.config.fusion
         kind = None if fusion == "tokens" else fusion
-        return lay_out(tokens, tuple(tuple(group) for group in groups), heads, None, kind)
+        return lay_out(tokens, tuple((count, number) for count, number in groups), heads, None, kind)
 
     def _tokens(
         self, stream: PatchStream, codes: list[Code], strength: float, site: str, like: Tensor, kept: dict

@@ -7,6 +7,7 @@ U-Net, text encoder and VAE are ComfyUI's classes of Stable Diffusion at other s
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.diffusers_convert
 import comfy.latent_formats
@@ -49,10 +50,11 @@ def open_starter() -> tuple[ModelPatcher, CLIP, VAE]:
 class Multiple(Fraction):
     """A channel multiplier that need not be whole: 1.5 of 64 channels are 96, and PyTorch takes no 96.0 for a width."""
 
-    def __mul__(self, channels: int) -> int:
+    def __mul__(self, channels: Any) -> Any:
         return int(super().__mul__(channels))
 
-    __rmul__ = __mul__
+    def __rmul__(self, channels: Any) -> Any:
+        return self * channels
 
 
 class StarterLatents(comfy.latent_formats.LatentFormat):
@@ -63,7 +65,7 @@ class StarterLatents(comfy.latent_formats.LatentFormat):
 class StarterModel(comfy.supported_models_base.BASE):
     """What ComfyUI's model detection would give; the noise schedule is its default, Stable Diffusion's."""
 
-    unet_extra_config = {}
+    unet_extra_config: dict = {}
     memory_usage_factor = 1.0
 
     def __init__(self, config: StarterConfig):

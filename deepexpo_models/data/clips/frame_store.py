@@ -5,6 +5,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -93,7 +94,8 @@ class FrameStore:
             used[still] += 1
             rows.append(self._row(still, person, generator, min_gap_seconds, far, consecutive))
         *columns, captions = zip(*rows)
-        return FrameBatch(*map(torch.stack, columns), list(captions))
+        fields: list[Any] = [*map(torch.stack, columns), list(captions)]
+        return FrameBatch(*fields)
 
     def frame(self, clip: Clip, index: int) -> tuple[Tensor, ...]:
         """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,), expression factors (11,), ARKit's
@@ -185,7 +187,7 @@ def split_people(clips: Sequence[Clip], share: float = 0.1) -> tuple[list[Clip],
     places = {clip.person: _place(clip.person) for clip in clips}
     if len(places) < 2:
         raise ValueError(f"the clips show {len(places)} person; training needs two at least, one of them held out to test on")
-    ranked = sorted(places, key=places.get)
+    ranked = sorted(places, key=places.__getitem__)
     below = sum(place < share for place in places.values())
     held = set(ranked[: min(max(below, 1), len(ranked) - 1)])
     return [clip for clip in clips if clip.person not in held], [clip for clip in clips if clip.person in held]
@@ -203,9 +205,9 @@ def _key(clip: Clip) -> tuple[bool, str]:
 
 def _decode(clip: Clip, size: int) -> _Film:
     step = 1 + clip.count // LONGEST
-    frames, numbers, shape = [], [], None
+    frames, numbers, shape = [], [], (0, 0)
     for number, frame in enumerate(read_frames(clip)):
-        shape = shape or frame.shape[:2]
+        shape = (frame.shape[0], frame.shape[1]) if number == 0 else shape
         if number % step == 0:
             frames.append(square_frame(frame, size))
             numbers.append(number)

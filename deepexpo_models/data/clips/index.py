@@ -62,7 +62,8 @@ def index_clips(folder: str | Path) -> IndexReport:
     Names that begin with a dot, and files of other kinds, do not count. Raises ValueError when no clip is left.
     """
     root = _folder(folder)
-    clips, skipped = [], []
+    clips: list[Clip] = []
+    skipped: list[tuple[Path, str]] = []
     for path in visible_files(root):
         if path.suffix.lower() in VIDEOS:
             _take(lambda path=path: _video(path, root, skipped), path, clips, skipped)

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +26,10 @@ def read_label(detect: Detect, crop: Tensor) -> tuple[dict, Tensor | None]:
     if not meshes:
         return {}, None
     mesh = max(meshes, key=lambda each: each.face.side)
-    track = Track(mesh.points[None], (mesh.scores,), tuple(crop.shape[:2]), "")
+    track = Track(mesh.points[None], (mesh.scores,), (crop.shape[0], crop.shape[1]), "")
     angles = matrix_to_euler(rotation_to_matrix(semantics_of(track, load_basis()).rotation))[0]
     label = {
-        "points": mesh.face.points.round(2).tolist(),
+        "points": np.round(cast(np.ndarray, mesh.face.points), 2).tolist(),
         "pose": [round(angle, 2) for angle in angles.tolist()],
         "blendshapes": {name: round(mesh.scores.get(name, 0.0), 4) for name in ARKIT52},  # MediaPipe tells no tongueOut
     }

@@ -147,7 +147,8 @@ def _parts(mesh, assets: Path) -> tuple[dict[str, dict], Fitting]:
 
 def _split_at_seams(faces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Faces -> vertex and uv of each drawn vertex, triangles (T, 3) of drawn vertices."""
-    table, triangles = {}, []
+    table: dict[tuple, int] = {}
+    triangles = []
     for corners in faces:
         drawn = [table.setdefault(corner, len(table)) for corner in corners]
         triangles += [(drawn[0], drawn[i], drawn[i + 1]) for i in range(1, len(drawn) - 1)]

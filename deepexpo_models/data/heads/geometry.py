@@ -209,9 +209,10 @@ def _frame(style: Glasses, eyes: np.ndarray, nose: np.ndarray) -> tuple[np.ndarr
     tubes.append(
         (np.array([[-0.08, middle + 0.05, front], [0, middle + 0.08, front + 0.02], [0.08, middle + 0.05, front]]), False)
     )
-    vertices, triangles = [], []
+    vertices: list[np.ndarray] = []
+    triangles = []
     for path, closed in tubes:
-        triangles.append(_tube_triangles(len(path), closed) + sum(map(len, vertices)))
+        triangles.append(_tube_triangles(len(path), closed) + sum(len(tube) for tube in vertices))
         vertices.append(_tube(path, closed, style.tube))
     return np.concatenate(vertices), np.concatenate(triangles).astype(np.int32), np.concatenate(lenses)
 

@@ -70,7 +70,7 @@ class HeadRenderer:
         corners = context.buffer(np.array([-1, -1, 3, -1, -1, 3], "f4"))
         self.back_triangle = context.vertex_array(self.back_program, [(corners, "2f", "corner")])
         self.textures = {name: self._texture(png) for name, png in model.pictures.items()}
-        self.meshes = {}
+        self.meshes: dict = {}
         for name, unit in UNITS.items():
             self.program[name] = unit
 

@@ -1,5 +1,6 @@
 """What stands around a head for one clip: light, lens, clothes, background; each with the names that captions use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ class Setting:
     shift: np.ndarray
 
 
-def sample_setting(rng: np.random.Generator, pictures: list[np.ndarray] = ()) -> Setting:
+def sample_setting(rng: np.random.Generator, pictures: Sequence[np.ndarray] = ()) -> Setting:
     """pictures: (H, W, 3) uint8, without people, for a part of the backgrounds."""
     kind, colour, background = sample_background(rng, pictures)
     cloth_colour, pattern = str(rng.choice(list(COLOURS))), str(rng.choice(PATTERNS, p=[0.5, 0.3, 0.2]))

@@ -10,6 +10,7 @@ person's frames is one clip, one place and light; the rest another. A part of th
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Heads:
 
 
 def render_shard(
-    renderer: HeadRenderer, index: int, seed: int, split: str, pictures: list[np.ndarray] = ()
+    renderer: HeadRenderer, index: int, seed: int, split: str, pictures: Sequence[np.ndarray] = ()
 ) -> dict[str, np.ndarray]:
     """The SHARD pictures and labels of one shard; the same numbers, model and pictures give the same on one machine."""
     rng = np.random.default_rng([seed, SPLITS[split], index])
@@ -147,7 +148,8 @@ class HeadStore:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder, self._shards = Path(folder), []
+        self.folder = Path(folder)
+        self._shards: list = []
         if not self.refresh():
             raise ValueError(
                 f"{folder} holds no rendered heads; render some: python -m deepexpo_models.data.heads.generate --out {folder}"

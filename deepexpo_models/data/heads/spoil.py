@@ -1,6 +1,8 @@
 """What stands before a face and what a camera does to a picture: hands, microphones, strands of hair, things; blur, grain, few
 pixels, JPEG. Pictures are (S, S, 3) uint8; all draws come from the given generator."""
 
+from typing import Any, cast
+
 import numpy as np
 
 
@@ -16,7 +18,7 @@ def camera(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Few pixels or a blur, grain, JPEG: each by chance."""
     import cv2
 
-    side, values = len(picture), picture.astype(np.float32)
+    side, values = len(picture), cast(np.ndarray, picture.astype(np.float32))
     if rng.random() < 0.4:
         small = cv2.resize(values, [int(rng.uniform(0.25, 0.9) * side)] * 2, interpolation=cv2.INTER_AREA)
         values = cv2.resize(small, (side, side), interpolation=int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC])))
@@ -27,7 +29,8 @@ def camera(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     picture = np.clip(values, 0, 255).astype(np.uint8)
     if rng.random() < 0.6:
         quality = int(rng.uniform(12, 90))
-        picture = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        compressed = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        picture = cast(Any, cv2.imdecode(compressed, cv2.IMREAD_COLOR))
     return picture
 
 

@@ -74,7 +74,7 @@ class Canvas:
         planes = {name: plane_[(slice(None), *window)] for name, plane_ in self.planes.items()}
         return Canvas(self.colour[(..., *window)], self.depth[(slice(None), *window)], planes)
 
-    def put(self, coverage: Tensor, depth: Tensor, top: Tensor, **planes: Tensor) -> None:
+    def put(self, coverage: Tensor, depth: Tensor, top: Tensor, **planes: Tensor | float) -> None:
         """A body's colour where it stands before what is there already."""
         before = coverage * ((self.depth - depth) / 0.02 + 0.5).clamp(0, 1)
         self.colour.add_(before[:, None] * (top - self.colour))

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,8 @@ class JudgeConfig:
         """Raises ValueError for other fields than these."""
         if config.keys() != {field.name for field in fields(cls)}:
             raise ValueError("its config is not that of a judge of this version; train it again")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Judge(nn.Module):
 
     def __init__(self, config: JudgeConfig, operations=nn):
         super().__init__()
-        self.config, self.errors = config, {}
+        self.config = config
+        self.errors: dict = {}
         channels, side = config.scene_channels[-1], config.scene_size // 2 ** len(config.scene_channels)
         widths = {"pose": 9, "identity": config.identity_width, "face": 1, "context": sum(len(f.choices) for f in CONTEXT)}
         self.scene = Trunk(config.scene_channels, 1, stem_stride=2, operations=operations)

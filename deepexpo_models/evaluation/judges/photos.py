@@ -148,9 +148,10 @@ class HSEmotionJudge:
         with required("onnxruntime"):
             import onnxruntime
         path = files.require("hsemotion", "an .onnx file of HSEmotion, e.g. enet_b0_8_best_vgaf.onnx")
-        self._detector = open_detector("auto", files.insightface)
-        if self._detector.detect is None:
-            raise ValueError(f"hsemotion needs a face detector; {'; '.join(self._detector.unavailable.values())}")
+        opened = open_detector("auto", files.insightface)
+        if opened.detect is None:
+            raise ValueError(f"hsemotion needs a face detector; {'; '.join(opened.unavailable.values())}")
+        self._detect = opened.detect
         self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self._side = 224 if "_b0_" in path.name else 260
         self._drop = 2 if "_mtl" in path.name else 0  # valence and arousal come after the classes
@@ -159,7 +160,7 @@ class HSEmotionJudge:
         return {"emotion": rows([self._class(image) for image in model_to_comfy(images)], 1)}
 
     def _class(self, image: Tensor) -> list[float] | None:
-        faces = self._detector.detect(image)
+        faces = self._detect(image)
         if not faces:
             return None
         left, top, right, bottom = (max(0, round(edge)) for edge in max(faces, key=lambda face: face.side).box)

@@ -126,7 +126,7 @@ def _nearest(places, surface: Surface, sides, own) -> tuple[np.ndarray, np.ndarr
     rings = {"mouth": landmarks.MOUTH_RING, **landmarks.EYE_RINGS}
     for name, ring in rings.items():
         for sign in (1, -1):
-            wanted = [i for i in ring if own[name][i] in (0, sign)]
+            wanted = np.array([i for i in ring if own[name][i] in (0, sign)])
             pairs, shares = _rim_samples(surface.rims[name], sides[name], sign)
             spots = np.einsum("sc,scd->sd", shares, surface.points[pairs])
             best = cKDTree(spots).query(places[wanted])[1]

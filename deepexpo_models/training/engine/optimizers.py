@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from .muon import Muon, split_parameters
 
 GATE_SPEED = 10.0  # gates and null logits learn faster: from zero, nothing else can
-ADAM = {"betas": (0.9, 0.99), "weight_decay": 0.01}
+ADAM: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 0.01}
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ def _argument(field: dataclasses.Field, hint) -> dict:
     """argparse's words for one field."""
     kind, several = _kind(hint)
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    default = None if required else field.default_factory() if field.default is dataclasses.MISSING else field.default
+    default = field.default if field.default is not dataclasses.MISSING else None
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
     shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else default
     shown = ("off", "on")[default] if isinstance(default, bool) else shown
     note = "(required)" if required else "" if shown in (None, "") else f"(default: {shown})"

@@ -6,6 +6,7 @@ Without FSDP every function here gives back what it is given.
 
 import os
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
@@ -53,7 +54,7 @@ def without_scalars(module: nn.Module) -> nn.Module:
 def whole(value, keep: bool = True):
     """A tree of tensors with every slice gathered on the CPU; all processes call it. keep: or this process drops it."""
     if isinstance(value, DTensor):
-        full = value.detach().full_tensor()
+        full = cast(DTensor, value.detach()).full_tensor()
         return full.cpu() if keep else full.new_empty(0)
     if isinstance(value, Mapping):
         return {key: whole(item, keep) for key, item in value.items()}

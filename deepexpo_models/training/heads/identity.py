@@ -26,7 +26,7 @@ class IdentityStep(nn.Module):
         codes = [self.encoder(images) for images in (first, second)]
         found = [self.traits(code * code.shape[-1] ** 0.5) for code in codes]
         return {
-            "identity": info_nce(*[gather_with_grad(code) for code in codes]),
+            "identity": info_nce(gather_with_grad(codes[0]), gather_with_grad(codes[1])),
             "traits": sum((row - traits).square().mean() for row in found) / 2,
         }
 
@@ -38,7 +38,7 @@ def sample_pairs(store: HeadStore, count: int, generator: Generator) -> tuple[Te
     frames = [torch.randint(half, (len(people),), generator=generator) + start for start in (0, half)]
     first, second = (store.heads(people + frame) for frame in frames)
     context = first.context[:, [CONTEXT.index(name) for name in TRAITS]].clamp(max=1)
-    return (*(_augment(heads, generator) for heads in (first, second)), context)
+    return _augment(first, generator), _augment(second, generator), context
 
 
 def _augment(heads, generator: Generator) -> Tensor:

@@ -37,6 +37,9 @@ class HeadsStep(nn.Module):
     spread, judged_spread (52,): standard deviations of the units in the data, true and as the landmarker reads them.
     """
 
+    spread: Tensor
+    judged_spread: Tensor
+
     def __init__(self, encoder: SemanticEncoder, spread: Tensor, judged_spread: Tensor):
         super().__init__()
         config = encoder.config

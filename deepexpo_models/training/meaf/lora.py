@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -48,6 +49,6 @@ def release_lora(path: Path, weights: Mapping[str, Tensor]) -> None:
     save_lora(path, lora_file({target: (half(target, "down"), half(target, "up")) for target in targets}))
 
 
-def _layers(unet: UNet2DConditionModel) -> dict[str, nn.Module]:
+def _layers(unet: UNet2DConditionModel) -> dict[str, Any]:
     """peft's layers in a U-Net, by path; none where it has no LoRA."""
     return {path: module for path, module in unet.named_modules() if hasattr(module, "lora_A")}
