@@ -1,4 +1,4 @@
-"""Every workflow (SDXL's where DEEPEXPO_LARGE_TESTS is set), and the main job, through the HTTP API of a real server, on full-size random checkpoints."""
+"""Every workflow (SDXL where DEEPEXPO_LARGE_TESTS is set) and the main job through the HTTP API, on full-size random files."""
 
 import copy
 import json
