@@ -43,6 +43,7 @@ class SmoothSemantics(io.ComfyNode):
             outputs=[
                 sockets.Semantics.Output("smoothed", display_name="SEMANTICS", tooltip="One steadier code per frame."),
                 io.String.Output("report", display_name="report", tooltip="The jitter before and after, in a line."),
+                io.Int.Output("count", display_name="count", tooltip="Number of codes: the latent's batch size."),
             ],
         )
 
@@ -50,7 +51,9 @@ class SmoothSemantics(io.ComfyNode):
     def execute(cls, semantics, strength, frames_per_second) -> io.NodeOutput:
         smooth = smooth_semantics(semantics, strength, frames_per_second)
         said = describe_smoothing(semantics, smooth)
-        return io.NodeOutput(smooth, said, ui=sockets.shown(plot_smoothing(semantics, smooth), said, cls))
+        return io.NodeOutput(
+            smooth, said, len(smooth.expression), ui=sockets.shown(plot_smoothing(semantics, smooth), said, cls)
+        )
 
 
 class PairSheet(io.ComfyNode):

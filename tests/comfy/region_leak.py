@@ -19,7 +19,7 @@ from torch import Tensor
 from rig import host
 
 SIDE = 128  # pixels of each half
-SEEDS, STEPS, CFG = range(8), 25, 3.0
+SEEDS, STEPS, CFG = range(4), 12, 3.0
 TEXTS = (
     "a portrait of a person, yellow background, green clothes",
     "a portrait of a person, yellow background, purple clothes",

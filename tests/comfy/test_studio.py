@@ -41,7 +41,8 @@ def person(pack, starter, which: str):
 
 def test_smoothing_says_how_much_jitter_it_took(pack, clip):
     jitter = pack.module("deepexpo_models.dsid").jitter
-    smooth, said = pack.run("DeepExPoSmoothSemantics", semantics=clip, strength=0.7)
+    smooth, said, count = pack.run("DeepExPoSmoothSemantics", semantics=clip, strength=0.7)
+    assert count == 24
     was, now = jitter(clip), jitter(smooth)
     assert all(now[part] < 0.5 * was[part] for part in was)
     assert f"{was['rotation']:.2f} -> {now['rotation']:.2f} degrees" in said and "24 frames" in said
@@ -56,7 +57,7 @@ def test_smoothing_shows_a_plot(pack, clip):
 
 def test_smoothing_takes_codes_of_a_dsid(pack, starter):
     codes = pack.run("DeepExPoEncodeSemantics", dsid=starter, image=samples(pack, "all references"))
-    smooth, said = pack.run("DeepExPoSmoothSemantics", semantics=codes, strength=1.0)
+    smooth, said, _ = pack.run("DeepExPoSmoothSemantics", semantics=codes, strength=1.0)
     assert smooth.expression.shape == codes.expression.shape and not torch.equal(smooth.expression, codes.expression)
     assert smooth.encoder == codes.encoder and "5 frames" in said
 

@@ -22,7 +22,7 @@ from deepexpo_models.head import load_basis
 from deepexpo_models.head.control import draw_control
 from deepexpo_models.head.expressions import preset_units
 from rig import host
-from rig.graphs import WORKFLOWS, decode, has, read_workflow
+from rig.graphs import WORKFLOWS, decode, has, read_clip, read_workflow
 from rig.server import running_server
 
 WIDTH, COLUMNS = 720, 4
@@ -39,8 +39,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as base, running_server(Path(base)) as server:
         for name in drawn:
-            entry = server.post_prompt(read_workflow(name), timeout=600)
-            write(name, [decode(picture) for picture in server.pictures(entry)])
+            graph = read_workflow(name)
+            shown = server.pictures(server.post_prompt(graph, timeout=1800), {key for key in graph if is_shown(graph[key])})
+            clips = [frame for data in shown if data[4:8] == b"ftyp" for frame in read_clip(data)[::2]]
+            write(name, clips or [decode(picture) for picture in shown])
+
+
+def is_shown(node: dict) -> bool:
+    """Sample faces, and what is saved; not the plots and sheets on the way."""
+    return node["class_type"] in ("DeepExPoSampleFace", "DeepExPoDrawFaceControl", "SaveImage", "SaveVideo")
 
 
 def write(name: str, pictures: list[np.ndarray]) -> None:
@@ -73,7 +80,18 @@ MAPS = {  # what a template whose weights are not ours can show
         picture for style in ("shaded", "mediapipe face")
         for picture in heads(style, *(("shout" if n % 2 else "none", (-30.0 + 20 * n, 0.0, 0.0)) for n in range(4)))
     ],
+    "14_clip_on_photos": lambda: [
+        picture for style in ("shaded", "mediapipe face")
+        for picture in heads(style, *((("none", "happy", "wink", "happy")[n], (-24.0 + 16 * n, 6.0, 0.0)) for n in range(4)))
+    ],
+    "15_two_people_with_maps": lambda: [two_heads("shaded"), two_heads("mediapipe face")],
+    "16_photo_sd15_app": lambda: heads("shaded", ("wink", TURNED)) + heads("mediapipe face", ("wink", TURNED)),
 }  # fmt: skip
+
+
+def two_heads(style: str) -> np.ndarray:
+    """Side by side, turned to each other."""
+    return np.concatenate(heads(style, ("laughing", (20.0, 0.0, 0.0)), ("surprised", (-20.0, 0.0, 0.0))), axis=1)
 
 
 def sheet(pictures: list[np.ndarray]) -> Image.Image:

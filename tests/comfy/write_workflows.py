@@ -47,6 +47,11 @@ def draw(name: str, template: Template, ids: dict[str, str], api: dict, definiti
     note = Note(template.note, template.note_below, template.note_height)
     drawn = frontend_graph(api, boxes, columns, note, definitions)
     drawn["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"deepexpo/{name}"))
+    if template.app_inputs:  # the frontend's App mode, from 1.41 on
+        inputs = [[int(ids[key]), widget] for key, widget in template.app_inputs]
+        drawn["extra"] |= {
+            "linearMode": True, "linearData": {"inputs": inputs, "outputs": [int(ids[key]) for key in template.app_outputs]},
+        }  # fmt: skip
     return {**drawn, "models": template.models} if template.models else drawn
 
 

@@ -38,13 +38,14 @@ class Box:
     height: int = 0
     colours: dict = field(default_factory=dict)
     models: list[dict] = field(default_factory=list)  # files that it loads: name, url, directory
+    newer: dict = field(default_factory=dict)  # inputs that later versions of ComfyUI require, for the HTTP API
 
     def api(self, ids: dict[str, str], definitions: dict[str, type]) -> dict:
         """The API format, every widget with a value; `ids` maps names of nodes to their ids."""
         defaults = {name: value for name, kind, options, _ in declared(definitions[self.type]) if is_widget(kind, options)
                     for value in [default(kind, options)] if value is not None}  # fmt: skip
         given = {name: [ids[value[0]], value[1]] if isinstance(value, tuple) else value for name, value in self.inputs.items()}
-        return {"class_type": self.type, "inputs": {**defaults, **given}, "_meta": {"title": self.title}}
+        return {"class_type": self.type, "inputs": {**self.newer, **defaults, **given}, "_meta": {"title": self.title}}
 
 
 def declared(definition: type) -> list[tuple[str, object, dict, bool]]:

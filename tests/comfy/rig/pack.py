@@ -15,7 +15,7 @@ from .host import LoadedPack, base_directory, extra_nodes, load_pack
 
 DSID_CONFIG = "starter"
 EXTRAS = {  # modules of comfy_extras -> their nodes that the templates have
-    "nodes_mask": ("SolidMask", "MaskComposite"),
+    "nodes_mask": ("SolidMask", "MaskComposite", "GrowMask"),
     "nodes_controlnet": ("SetUnionControlNetType",),
     "nodes_video": ("LoadVideo", "GetVideoComponents", "CreateVideo", "SaveVideo"),
 }
@@ -97,4 +97,5 @@ def node_definitions() -> dict[str, type]:
     import nodes
 
     extras = {name: getattr(extra_nodes(module), name) for module, names in EXTRAS.items() for name in names}
+    extras["ContextWindowsManual"] = extra_nodes("nodes_context_windows").ContextWindowsManualNode
     return {**nodes.NODE_CLASS_MAPPINGS, **extras, **the_pack().loaded.nodes}

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +54,11 @@ class Server:
         self._post("free", b'{"unload_models": true, "free_memory": true}', "application/json")
         time.sleep(0.5)  # the worker looks at it when it wakes; a prompt posted at once could be taken first
 
-    def pictures(self, entry: dict) -> list[bytes]:
-        """The files of every picture that a history entry shows, in the order of the node ids and batches."""
-        outputs = [entry["outputs"][node] for node in sorted(entry["outputs"], key=_by_number)]
+    def pictures(self, entry: dict, nodes: Collection[str] | None = None) -> list[bytes]:
+        """The files of every picture that a history entry shows, in the order of the node ids and batches; of these nodes
+        alone where some are given."""
+        shown = [node for node in entry["outputs"] if nodes is None or node in nodes]
+        outputs = [entry["outputs"][node] for node in sorted(shown, key=_by_number)]
         return [self.view(image) for output in outputs for image in output.get("images", [])]
 
     def view(self, image: dict) -> bytes:

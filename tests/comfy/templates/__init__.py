@@ -1,6 +1,6 @@
 """The table of templates: workflows/<name>.json, in the order in which they are listed."""
 
-from . import faceid, photos, starter
+from . import faceid, photos, starter, studio
 from .boxes import Blueprint, Template
 
 TEMPLATES = {
@@ -15,6 +15,11 @@ TEMPLATES = {
     "09_reference_batch": starter.reference_batch,
     "10_two_people": starter.two_people,
     "11_exaggerate": starter.exaggerate,
+    "12_pair_sheet": studio.pair_sheet,
+    "13_clip": studio.clip,
+    "14_clip_on_photos": studio.clip_on_photos,
+    "15_two_people_with_maps": studio.two_people_with_maps,
+    "16_photo_sd15_app": studio.photo_sd15_app,
 }
 
 __all__ = ["TEMPLATES", "Blueprint", "Template"]

@@ -29,6 +29,8 @@ class Template:
     note_height: int = 190
     models: list[dict] = field(default_factory=list)  # files that no widget names
     blueprint: Blueprint | None = None
+    app_inputs: list[tuple[str, str]] = field(default_factory=list)  # (box, widget) that App mode shows
+    app_outputs: list[str] = field(default_factory=list)  # boxes whose pictures App mode shows
 
     @property
     def boxes(self) -> dict[str, Box]:
