@@ -70,7 +70,8 @@ def write_models(base: Path, graphs: list[dict]) -> None:
     encoder = random_weights.write_dsid(base / "models" / "deepexpo", "base")
     for name in sorted(names):
         write_checkpoint(base / "models" / "checkpoints" / name, FAMILY_OF[name])
-        random_weights.write_meaf(base / "models" / "deepexpo", FAMILY_OF[name], "base", encoder)
+    for family in FAMILY_OF.values():  # for every one, so that a wrong one can be chosen
+        random_weights.write_meaf(base / "models" / "deepexpo", family, "base", encoder)
     for name in {name for graph in graphs for name in values(graph, "ControlNetLoader", "control_net_name")}:
         write_controlnet(base / "models" / "controlnet" / name, **CONTROLNETS[name])
     for name in {name for graph in graphs for name in values(graph, "DeepExPoLoadMEAF", "meaf_name")} & IN_PLACE.keys():
