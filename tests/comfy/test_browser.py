@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from rig.browser import no_browser, open_frontend, server_arguments
+from rig.browser import PATIENCE, no_browser, open_frontend, server_arguments
 from rig.graphs import WORKFLOWS
 from rig.server import running_server
 
@@ -36,6 +36,17 @@ SLIDER = """(name) => {
     const box = document.querySelector('#graph-canvas').getBoundingClientRect();
     const [x, y] = [node.pos[0] + 0.8 * node.size[0], node.pos[1] + (widget.last_y ?? widget.y) + 10];
     return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale];
+}"""
+CONNECTED_RUN = """async () => {
+    const [loader, shown] = ['DeepExPoLoadSemantics', 'PreviewImage'].map((type) => window.LiteGraph.createNode(type));
+    for (const node of [loader, shown]) window.app.graph.add(node);
+    [loader.pos, shown.pos] = [[-340, 60], [560, 60]];
+    const widget = loader.widgets.find(({ name }) => name === 'name');
+    widget.value = widget.options.values.find((name) => name.includes('surprised')) ?? widget.value;
+    loader.connect(0, window.editor, 0);
+    window.editor.connect(1, shown, 0);
+    await window.app.queuePrompt(0, 1);
+    return widget.value;
 }"""
 LOADER = """async () => {
     const node = window.LiteGraph.createNode('DeepExPoLoadSemantics');
@@ -140,6 +151,20 @@ def test_a_drag_turns_the_head(editor, drawn_by, frontend):
     assert values["yaw"] > 5 and values["pitch"] > 2 and values["roll"] == 0
     assert difference(before, editor.evaluate(PIXELS)) > 3
     assert editor.evaluate("() => [...window.editor.pos]") == place, "the node stays where it is"
+
+
+def test_after_a_run_the_head_shows_what_is_connected(editor, drawn_by, frontend):
+    resting = editor.evaluate(PIXELS)
+    name = editor.evaluate(CONNECTED_RUN)
+    for _ in range(PATIENCE // 1000):
+        editor.wait_for_timeout(1000)
+        if difference(resting, editor.evaluate(PIXELS)) > 0.5:
+            break
+    frontend.keep(f"editor after a run, {drawn_by}")
+    assert difference(resting, editor.evaluate(PIXELS)) > 0.5, name
+    editor.evaluate("() => window.editor.disconnectInput(0)")
+    editor.wait_for_timeout(2000)
+    assert difference(resting, editor.evaluate(PIXELS)) == 0
 
 
 def test_a_head_is_drawn_thirty_times_a_second(frontend):
