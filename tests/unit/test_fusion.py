@@ -95,3 +95,8 @@ def test_mask_rows_and_columns_keep_their_places():
     mask[:, :4, 4:] = 1
     small = resize_mask(mask, 2, 2).reshape(2, 2)
     assert torch.equal(small, torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+
+
+def test_a_mask_that_becomes_smaller_counts_by_area():
+    corner = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    assert resize_mask(corner, 1, 1).item() == 0.25

@@ -166,3 +166,10 @@ def test_a_config_asks_for_no_more_than_the_file_holds(tmp_path, kind, config, m
     save_tensors(path, kind, {"a": torch.zeros(1)}, name="n", config=config, encoder_sha256="0")
     sentence({"dsid": load_dsid, "meaf": load_meaf}[kind], path)
     assert len(made) <= 2
+
+
+def test_a_tensor_is_as_large_as_its_shape_says(tmp_path):
+    text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(ValueError, match="another size than its shape says"), open_safetensors(tmp_path / "a.safetensors"):
+        pass
