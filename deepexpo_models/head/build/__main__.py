@@ -73,7 +73,7 @@ def _gain(name: str, gains: dict[str, float] = GAINS) -> float:
 
 
 def _mended(offsets: dict[str, np.ndarray], parts: dict[str, float], side: str) -> np.ndarray:
-    return sum(share * offsets[f"{name}{side}"] for name, share in parts.items())
+    return np.sum([share * offsets[f"{name}{side}"] for name, share in parts.items()], axis=0)
 
 
 def _sideways(name: str) -> tuple[float, float, float]:
