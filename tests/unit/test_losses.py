@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 
+from deepexpo_models.dsid import losses
 from deepexpo_models.dsid.losses import (
+    Perceptual,
     cross_correlation,
     gradient_penalty,
     hinge_critic,
@@ -145,3 +149,35 @@ def test_times_cover_the_range_evenly():
     times = sample_times(10, torch.Generator().manual_seed(0))
     assert sorted((times // 100).tolist()) == list(range(10))
     assert sample_times(64, torch.Generator().manual_seed(0), late_share=1.0).max() < 400
+
+
+def test_the_perceptual_loss_compares_the_first_relu_of_five_blocks_at_four_sizes(tmp_path, monkeypatch):
+    """Against VGG-19's blocks written out (Simonyan and Zisserman 2015), three channels wide."""
+    monkeypatch.setattr(losses, "VGG_WIDTHS", tuple(3 if width else 0 for width in losses.VGG_WIDTHS))
+    places = [(0, 2), (5, 7), (10, 12, 14, 16), (19, 21, 23, 25), (28,)]  # of the convolutions in torchvision's vgg19.features
+    weights = {
+        place: (noise(3, 3, 3, 3, seed=place) * 0.3, noise(3, seed=100 + place) * 0.1) for block in places for place in block
+    }
+    file = tmp_path / "vgg19.safetensors"
+    save_file(
+        {f"features.{n}.{name}": v for n, pair in weights.items() for name, v in zip(("weight", "bias"), pair)}, str(file)
+    )
+
+    def first_relus(images):
+        mean, std = (torch.tensor(row)[:, None, None] for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        x, found = ((images + 1) / 2 - mean) / std, []
+        for number, block in enumerate(places):
+            if number and min(x.shape[-2:]) < 2:
+                break
+            x = F.max_pool2d(x, 2) if number else x
+            for place in block:
+                x = F.conv2d(x, *weights[place], padding=1).relu()
+                found += [x] if place == block[0] else []
+        return found
+
+    made, true, expected = noise(2, 3, 32, 32).tanh(), noise(2, 3, 32, 32, seed=1).tanh(), 0.0
+    given = made, true
+    for _ in range(4):
+        expected += sum((one - other).abs().mean() for one, other in zip(first_relus(made), first_relus(true)))
+        made, true = F.avg_pool2d(made, 2), F.avg_pool2d(true, 2)
+    torch.testing.assert_close(Perceptual(str(file))(*given), expected, rtol=1e-5, atol=1e-6)
