@@ -18,6 +18,8 @@ from ..errors import first_line
 from ..faces import CHOICES
 
 if TYPE_CHECKING:
+    from .base import Base
+    from .face_control import FaceControl
     from .generate import Pipeline
 
 STREAMS = ("identity", "expression", "pose")
@@ -55,6 +57,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("meaf", "MEAF file made for the base", default="")
     add("dsid", "DSID file whose codes the MEAF reads", default="")
     add("base-config", "diffusers folder of a checkpoint's family, where diffusers' cache has none", default="")
+    add("landmarker", "MediaPipe's file face_landmarker.task, which measures faces for --controlnet", type=Path)
+    add("controlnet", "face ControlNet made for the base: diffusers folder or file", default="")
+    add("control-style", "what it was trained on (default: %(default)s)", default="mediapipe face")
+    add("control-strength", "0 is off (default: %(default)s)", type=float, default=0.9)
+    add("face-height", "of the face in the map, of the picture's height (default: %(default)s)", type=float, default=0.4)
     add("width", "pixels (default: the base's own)", type=int, default=0)
     add("height", "pixels (default: the base's own)", type=int, default=0)
     add("detector", "how faces are found (default: auto; none for the starter)", choices=CHOICES)
@@ -91,17 +98,29 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("one clip as the reference makes one clip; give --out the ending .mp4 for it, and .png for photos")
     if any(count is not None and count < 1 for count in (options.steps, options.batch)):
         raise ValueError("--steps and --batch are at least 1")
-    chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch")}
+    chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch", "landmarker")}
     pipeline = pipeline_class.load(
         options.base, options.meaf, options.dsid, options.device, options.base_config, options.precision,
         options.compile,
         **{name: value for name, value in chosen.items() if value is not None},
     )  # fmt: skip
+    if options.controlnet:
+        pipeline.control = face_control(pipeline.base, options)
     photos = [read_photos(person)[0] for person in people]
     frames = references if clip else read_photos(references)
     pictures = draw(pipeline, options, people, frames)
     write(options.out, pictures, photos, frames, references[0] if clip else None)
     print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}: {options.out}")
+
+
+def face_control(base: "Base", options: argparse.Namespace) -> "FaceControl":
+    from ..dsid.mesh import Framing
+    from .face_control import CONTROL_STYLES, FaceControl
+
+    if options.control_style not in CONTROL_STYLES:
+        raise ValueError(f"unknown --control-style {options.control_style!r}; known: {', '.join(CONTROL_STYLES)}")
+    settings = {"strength": options.control_strength, "framing": Framing(options.face_height)}
+    return FaceControl.load(options.controlnet, base, style=options.control_style, **settings)
 
 
 def draw(pipeline, options: argparse.Namespace, people: list, frames: list) -> list:

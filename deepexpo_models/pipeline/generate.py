@@ -13,6 +13,7 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from ..dsid import DSID, EncoderId, Identity, Semantics, average_identities, load_dsid, public_encoder
+from ..dsid.edit import ARKIT
 from ..dsid.precision import set_precision
 from ..faces import crop_face, open_recogniser
 from ..faces.detectors import Face
@@ -25,6 +26,7 @@ from ..meaf.codes import stream_codes
 from ..meaf.sampled_layers import Latents
 from ..weights import PACK_WEIGHTS
 from .base import Base, load_base
+from .face_control import FaceControl, Landmarks
 from .photos import ENCODED_AT_ONCE, Photos, each_photo
 from .sampling import BeforeStep, fused, sample
 
@@ -38,7 +40,8 @@ class Pipeline:
     """A base, the MEAF that fuses codes with it (None: the base alone), and the DSID whose codes it reads.
 
     detector: how faces are found, one of faces.CHOICES; insightface: the folder that holds models/<pack>/*.onnx; batch:
-    pictures drawn at once.
+    pictures drawn at once; landmarker: MediaPipe's file face_landmarker.task; control: a ControlNet that is shown the
+    reference's expression and head pose on the person's proportions, by landmarks or by the read-outs of the DSID.
     """
 
     base: Base
@@ -49,6 +52,8 @@ class Pipeline:
     detector: str = "auto"
     insightface: Path | None = None
     batch: int = 4
+    landmarker: Path | None = None
+    control: FaceControl | None = None
 
     @classmethod
     def load(
@@ -104,14 +109,22 @@ class Pipeline:
         """
         who = identity if isinstance(identity, Identity | None) else self.identity(identity)
         how = reference if isinstance(reference, Semantics | None) else self.semantics(reference)
-        codes = self.codes(who, how)
-        rows = max([1, *map(len, codes.values())])
-        noise = self.noise(seed, width, height).expand(rows, -1, -1, -1)
-        pictures = self.draw([prompt] * rows, codes, noise, settings_of(codes, strengths), negative, progress)
+        codes = self.codes(who, how if self._semantic_stream() or self.control is None else None)
+        noise = self.noise(seed, width, height)
+        maps = self.maps(who, how, (noise.shape[-2] * self.base.factor, noise.shape[-1] * self.base.factor))
+        rows = max([1, *map(len, codes.values()), *([] if maps is None else [len(maps)])])
+        noise, maps = noise.expand(rows, -1, -1, -1), None if maps is None else maps.expand(rows, -1, -1, -1)
+        codes = {name: code.expand(rows, -1) for name, code in codes.items()}
+        pictures = self.draw([prompt] * rows, codes, noise, settings_of(codes, strengths), negative, progress, maps)
         return [fromarray(levels.numpy()) for levels in model_to_bytes(pictures).movedim(1, -1).cpu()]
 
     def identity(self, photos: Photos) -> Identity:
-        """Photos of one person -> who it is, in the space that the MEAF's identity stream reads."""
+        """Photos of one person -> who it is, in the space that the MEAF's identity stream reads; with a landmarker, the
+        resting face too."""
+        code = self._identity(photos)
+        return code if self.landmarker is None else replace(code, face_shape=self._landmarks().face_shape(photos))
+
+    def _identity(self, photos: Photos) -> Identity:
         encoder = self._encoder("identity")
         if encoder == self._own():
             codes = self._encode(lambda dsid, crops: {"identity": dsid.encode_identity(crops)}, each_photo(photos))
@@ -124,8 +137,13 @@ class Pipeline:
         return average_identities(Identity(F.normalize(found, dim=-1), encoder, norm))
 
     def semantics(self, photos: Photos) -> Semantics:
-        """Photos, or the frames of a clip, which are never all in memory -> expression and head pose, one code for each."""
-        encoder = self._encoder("expression")
+        """Photos, or the frames of a clip, which are never all in memory -> expression and head pose, one code for each: what
+        the MEAF reads, and the landmarker's numbers where it has no stream for them.
+        """
+        stream = self._semantic_stream()
+        encoder = ARKIT if self.control and not stream else self._encoder(stream or "expression")
+        if encoder == ARKIT:
+            return self._landmarks().semantics(photos)
         if encoder != self._own():
             raise ValueError(self._no_encoder("semantics", encoder))
         return Semantics(**self._encode(DSID.encode_semantics, each_photo(photos)), encoder=encoder)
@@ -137,6 +155,14 @@ class Pipeline:
         found = stream_codes(self._meaf().config, identity, semantics)
         rows = max(map(len, found.values()))
         return {name: code.expand(rows, -1) for name, code in found.items()}
+
+    def maps(self, identity: Identity | None, semantics: Semantics | None, size: tuple[int, int]) -> Tensor | None:
+        """What the ControlNet is shown, (N, H, W, 3) in [0, 1]; None without one. size: (height, width) in pixels."""
+        if self.control is None:
+            return None
+        if semantics is None:
+            raise ValueError("a ControlNet draws a reference's expression and head pose; give a reference, or leave it away")
+        return self.control.maps(identity, semantics, size, self.dsid.readout if self.dsid else None)
 
     def noise(self, seed: int, width: int = 0, height: int = 0) -> Tensor:
         """(1, C, h, w) of unit variance, the same on every device."""
@@ -156,8 +182,10 @@ class Pipeline:
         settings: Mapping[str, StreamSettings] = DEFAULT_SETTINGS,
         negative: str = "",
         progress: BeforeStep = lambda share: None,
+        maps: Tensor | None = None,
     ) -> Tensor:
-        """N prompts, stream -> (N, width), noise (N, C, h, w) -> pictures (N, 3, H, W) in [-1, 1]."""
+        """N prompts, stream -> (N, width), noise (N, C, h, w), maps (N, H, W, 3) for the ControlNet -> pictures (N, 3, H, W)
+        in [-1, 1]."""
         pictures = []
         for rows in torch.arange(len(prompts)).split(self.batch):
             sentences = [prompts[row] for row in rows.tolist()]
@@ -166,7 +194,9 @@ class Pipeline:
             call = Latents(2 * len(rows), *noise.shape[-2:])
             with fused(self.base, self.meaf, chosen, settings, self.steps, call) as before_step:
                 tell = _both(before_step, _part(progress, int(rows[0]), len(rows), len(prompts)))
-                latents = sample(self.base, text, without, noise[rows.to(noise.device)], self.steps, self.cfg, tell)
+                control = {} if maps is None or self.control is None else {"control": self.control.residuals(maps[rows])}
+                chosen_noise = noise[rows.to(noise.device)]
+                latents = sample(self.base, text, without, chosen_noise, self.steps, self.cfg, tell, **control)
             pictures.append(self.base.decode(latents).clamp(-1, 1))
         progress(1.0)
         return torch.cat(pictures)
@@ -199,6 +229,16 @@ class Pipeline:
                 "there is no MEAF to fuse photos with this base; give one made for it (--meaf), or leave photos away"
             )
         return self.meaf
+
+    def _landmarks(self) -> Landmarks:
+        if self.landmarker is None:
+            raise ValueError("faces are measured by MediaPipe's landmarker; give its file face_landmarker.task (--landmarker)")
+        return Landmarks(self.landmarker)
+
+    def _semantic_stream(self) -> str:
+        """The first stream of the MEAF that reads expression or head pose; empty where none does."""
+        streams = self.meaf.config.streams if self.meaf else ()
+        return next((name for name in ("expression", "pose") if name in streams), "")
 
     def _own(self) -> EncoderId | None:
         return self.dsid.encoder if self.dsid else None
