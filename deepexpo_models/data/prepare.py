@@ -290,8 +290,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--detector", choices=CHOICES, default="auto", help="none: the pictures are crops already")
     parser.add_argument("--insightface", type=Path, help="folder that holds insightface's models/<pack>")
     parser.add_argument("--landmarker", type=Path, help=f"MediaPipe's {TASK}: labels every frame with pose and expression")
+    parser.add_argument("--workers", type=int, default=0, help="processes of Dask; --clips and --out may be URLs (s3://...)")
+    parser.add_argument("--scheduler", default="", help="address of a Dask scheduler, for clips on many machines")
     given = parser.parse_args(argv)
     try:
+        if given.clips and (given.workers or given.scheduler):
+            from .prepare_many import ClipJob, prepare_many
+
+            job = ClipJob(given.clips.rstrip("/"), given.size, given.detector, given.insightface, given.landmarker)
+            return print(prepare_many(job, given.out, given.workers, given.scheduler).summary())
         landmarker = open_landmarker(given.landmarker) if given.landmarker else None
         run, index = (prepare, index_clips) if given.clips else (prepare_stills, index_stills)
         report = run(given.clips or given.stills, given.out, given.size, given.detector, given.insightface, landmarker)

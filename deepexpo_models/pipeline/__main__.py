@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m deepexpo_models.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
+    add_model_options(parser)
     options = parser.parse_args(argv)
     try:
         run(options)
@@ -37,18 +38,29 @@ def main(argv: list[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def _adder(parser: argparse.ArgumentParser):
     """Every option has its default in its help."""
 
     def add(name: str, words: str, **how) -> None:
         parser.add_argument(f"--{name}", help=words, **how)
 
+    return add
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What one picture, clip or sheet is made of."""
+    add = _adder(parser)
     add("prompt", "what the picture shows", required=True)
     add("negative", "what it should not show", default="")
     add("identity", "photos of one person; give it again for another", nargs="+", action="append", type=Path, metavar="PHOTO")
     add("reference", "expression and head pose: photos, or one clip", nargs="+", type=Path, metavar="PHOTO")
     add("out", "default: %(default)s; an .mp4 for a clip", type=Path, default=Path("picture.png"))
     add("seed", "of the noise (default: %(default)s)", type=int, default=0)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What pictures are drawn with."""
+    add = _adder(parser)
     add("steps", "of the sampler (default: 25)", type=int)
     add("cfg", "guidance (default: 3 for the starter, else 7)", type=float)
     for stream in STREAMS:
@@ -87,25 +99,29 @@ def open_pipeline() -> "type[Pipeline]":
     return Pipeline
 
 
+def load_pipeline(options: argparse.Namespace) -> "Pipeline":
+    """The Pipeline of `add_model_options`. Raises ValueError, in one sentence, for what cannot be used."""
+    if any(count is not None and count < 1 for count in (options.steps, options.batch)):
+        raise ValueError("--steps and --batch are at least 1")
+    chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch", "landmarker")}
+    pipeline = open_pipeline().load(
+        options.base, options.meaf, options.dsid, options.device, options.base_config, options.precision, options.compile,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )  # fmt: skip
+    if options.controlnet:
+        pipeline.control = face_control(pipeline.base, options)
+    return pipeline
+
+
 def run(options: argparse.Namespace) -> None:
     """Draw and write options.out. Raises ValueError, in one sentence, for what cannot be done."""
-    pipeline_class = open_pipeline()
     from .photos import is_clip, read_photos
 
     people, references = options.identity or [], options.reference or []
     clip = any(map(is_clip, references))
     if clip != is_clip(options.out) or (clip and (len(references), len(people)) > (1, 1)):
         raise ValueError("one clip as the reference makes one clip; give --out the ending .mp4 for it, and .png for photos")
-    if any(count is not None and count < 1 for count in (options.steps, options.batch)):
-        raise ValueError("--steps and --batch are at least 1")
-    chosen = {name: getattr(options, name) for name in ("steps", "cfg", "detector", "insightface", "batch", "landmarker")}
-    pipeline = pipeline_class.load(
-        options.base, options.meaf, options.dsid, options.device, options.base_config, options.precision,
-        options.compile,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )  # fmt: skip
-    if options.controlnet:
-        pipeline.control = face_control(pipeline.base, options)
+    pipeline = load_pipeline(options)
     photos = [read_photos(person)[0] for person in people]
     frames = references if clip else read_photos(references)
     pictures = draw(pipeline, options, people, frames)

@@ -109,9 +109,9 @@ class Pipeline:
         """
         who = identity if isinstance(identity, Identity | None) else self.identity(identity)
         how = reference if isinstance(reference, Semantics | None) else self.semantics(reference)
-        codes = self.codes(who, how if self._semantic_stream() or self.control is None else None)
+        codes = self.codes(who, how)
         noise = self.noise(seed, width, height)
-        maps = self.maps(who, how, (noise.shape[-2] * self.base.factor, noise.shape[-1] * self.base.factor))
+        maps = self.maps(who, how, noise)
         rows = max([1, *map(len, codes.values()), *([] if maps is None else [len(maps)])])
         noise, maps = noise.expand(rows, -1, -1, -1), None if maps is None else maps.expand(rows, -1, -1, -1)
         codes = {name: code.expand(rows, -1) for name, code in codes.items()}
@@ -149,19 +149,23 @@ class Pipeline:
         return Semantics(**self._encode(DSID.encode_semantics, each_photo(photos)), encoder=encoder)
 
     def codes(self, identity: Identity | None, semantics: Semantics | None) -> dict[str, Tensor]:
-        """Stream name -> (N, width), N the number of pictures; none for the base alone."""
+        """Stream name -> (N, width), N the number of pictures; none for the base alone. With a ControlNet beside a MEAF that
+        has no stream for them, the semantics are the ControlNet's alone."""
+        if self.control and not self._semantic_stream():
+            semantics = None
         if identity is None and semantics is None:
             return {}
         found = stream_codes(self._meaf().config, identity, semantics)
         rows = max(map(len, found.values()))
         return {name: code.expand(rows, -1) for name, code in found.items()}
 
-    def maps(self, identity: Identity | None, semantics: Semantics | None, size: tuple[int, int]) -> Tensor | None:
-        """What the ControlNet is shown, (N, H, W, 3) in [0, 1]; None without one. size: (height, width) in pixels."""
+    def maps(self, identity: Identity | None, semantics: Semantics | None, noise: Tensor) -> Tensor | None:
+        """What the ControlNet is shown, (N, H, W, 3) in [0, 1], for pictures of this noise; None without one."""
         if self.control is None:
             return None
         if semantics is None:
             raise ValueError("a ControlNet draws a reference's expression and head pose; give a reference, or leave it away")
+        size = noise.shape[-2] * self.base.factor, noise.shape[-1] * self.base.factor
         return self.control.maps(identity, semantics, size, self.dsid.readout if self.dsid else None)
 
     def noise(self, seed: int, width: int = 0, height: int = 0) -> Tensor:

@@ -78,7 +78,9 @@ def test_the_map_has_the_persons_proportions(pipeline, seen):
     assert shape.shape == (1, 478 * 3)
     wide = shape.unflatten(-1, (478, 3)) * torch.tensor([1.3, 1.0, 1.0])
     code = torch.nn.functional.normalize(torch.ones(1, 4), dim=-1)
-    maps = [pipeline.maps(Identity(code, ARKIT, face_shape=own.flatten(1)), semantics, (128, 128)) for own in (shape, wide)]
+    maps = [
+        pipeline.maps(Identity(code, ARKIT, face_shape=own.flatten(1)), semantics, pipeline.noise(0)) for own in (shape, wide)
+    ]
     widths = [(drawn[0].sum((0, -1)) > 0).sum().item() for drawn in maps]
     assert maps[0].shape == (1, 128, 128, 3) and widths[1] > widths[0] + 2
 
@@ -86,7 +88,7 @@ def test_the_map_has_the_persons_proportions(pipeline, seen):
 def test_it_draws_what_diffusers_own_pipeline_draws(pipeline, folders, net, seen):  # noqa: F811
     """Zhang et al. 2023 as diffusers has it: the same map, noise, sampler and guidance."""
     semantics, noise = pipeline.semantics([seen / "40.png"]), pipeline.noise(3)
-    maps = pipeline.maps(None, semantics, (128, 128))
+    maps = pipeline.maps(None, semantics, noise)
     found = pipeline.draw(["a face"], {}, noise, negative="a", maps=maps)
     scheduler = EulerDiscreteScheduler.from_config(pipeline.base.schedule.config, timestep_spacing="linspace")
     theirs = StableDiffusionControlNetPipeline.from_pretrained(

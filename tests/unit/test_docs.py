@@ -31,7 +31,7 @@ ELSEWHERE = {
     "python tests/comfy/main_job.py": "test_workflows",
 }
 RUNS = "deepexpo_models.pipeline"  # without --base it needs no file but the pack's, and takes seconds
-OTHERS = ("cd", "git", "pip")
+OTHERS = ("cd", "dask", "git", "pip")
 
 
 def read(path: Path) -> str:
