@@ -91,7 +91,7 @@ Made by `python tests/benchmark_scale.py --write` from measured rates; no cluste
 calculations**, and where a rate was measured stands below its table.
 
 ```bash
-pip install ".[scale]"  # Dask and fsspec; s3fs, gcsfs or adlfs for object stores
+pip install ".[scale]"  # Dask and fsspec, for object stores s3fs, gcsfs or adlfs too
 dask scheduler          # on one machine
 dask worker tcp://HOST:8786 --nthreads 1 --nworkers auto  # on each
 python -m deepexpo_models.data.prepare --clips s3://BUCKET/clips --out s3://BUCKET/crops --scheduler tcp://HOST:8786
