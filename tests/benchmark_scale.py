@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 
 from deepexpo_models.data.heads.shards import CONTEXT, LABELS
 from deepexpo_models.evaluation.tables import markdown

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 
 from deepexpo_models.dsid import CONFIGS, EncoderId
 from deepexpo_models.evaluation.tables import markdown

@@ -40,6 +40,12 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{len(skipped)} tests on a real ComfyUI skipped: {REASON}", red=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if not REASON:
+        host.first_on_path()  # whatever other tests put there: `nodes` is ComfyUI's module here
+
+
 @pytest.fixture(scope="session")
 def pack():
     """This pack, loaded in this process as ComfyUI loads it: .module, .nodes by id, .submodule(name)."""

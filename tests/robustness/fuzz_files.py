@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path += [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

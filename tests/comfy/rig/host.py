@@ -49,13 +49,20 @@ def start() -> str | None:
     if comfyui is None:
         return f"no ComfyUI at {PLACES}"
     torchvision_stand_in.install()
-    sys.path.insert(0, str(comfyui))  # first: `nodes` is ComfyUI's module as well as a folder of the pack
+    first_on_path()
     try:
         _import_comfy(comfyui)
     except Exception as error:
         sys.path.remove(str(comfyui))
         return f"the ComfyUI in {comfyui} cannot be imported: {type(error).__name__}: {error}"
     return None
+
+
+def first_on_path() -> None:
+    """ComfyUI's folder at the front: `nodes` is its module as well as a folder of the pack."""
+    comfyui = str(comfyui_folder())
+    if sys.path[0] != comfyui:
+        sys.path[:] = [comfyui, *(entry for entry in sys.path if entry != comfyui)]
 
 
 def extra_nodes(name: str) -> ModuleType:
