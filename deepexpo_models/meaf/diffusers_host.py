@@ -131,7 +131,8 @@ class JoinedBranch:
         if found.skips:
             others = given.get("down_block_additional_residuals") or [0.0] * len(found.skips)
             given["down_block_additional_residuals"] = [a + b for a, b in zip(others, found.skips, strict=True)]
-            given["mid_block_additional_residual"] = given.get("mid_block_additional_residual", 0.0)
+            middle = given.get("mid_block_additional_residual")
+            given["mid_block_additional_residual"] = 0.0 if middle is None else middle
         return (), given
 
     def _sizes(self, given: dict) -> Tensor | None:

@@ -10,6 +10,7 @@ const COLOURS = {
   DEEPEXPO_SHEET: "#c98bff",
   FACE_LANDMARKS: "#d9d05f",
   POSE_KEYPOINT: "#7fc8e8",
+  BOUNDING_BOX: "#e0a3c8",
 };
 const PREFIX = "DeepExPo", WIDGET = "deepexpo_said", LINES = 2, LINE = 15; // pixels of a line
 const STYLE = "font:11px sans-serif;color:#aaa;overflow:auto;white-space:pre-line;padding:2px 6px;box-sizing:border-box;width:100%";
