@@ -105,7 +105,7 @@ def _flat(path: Path, loaded) -> dict[str, Stored]:
 
 
 def _member(archive: zipfile.ZipFile, storage: Storage) -> zipfile.ZipInfo:
-    root = archive.namelist()[0].split("/")[0]
+    root = archive.infolist()[0].filename.split("/")[0]  # a list that is there; names would be listed anew for each storage
     member = archive.getinfo(f"{root}/data/{storage.key}")
     if member.file_size != storage.count * storage.dtype.itemsize:
         raise zipfile.BadZipFile(f"its part {storage.key[:20]} has {member.file_size} bytes for {storage.count} numbers")
