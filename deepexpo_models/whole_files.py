@@ -42,8 +42,9 @@ def write_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
-    """Around the writing of a folder of files, into the empty folder that is yielded; a folder of that name is replaced.
+def write_folder(path: Path, replace: bool = True) -> Iterator[Path]:
+    """Around the writing of a folder of files, into the empty folder that is yielded; a folder of that name is replaced, or,
+    where it may not be, stays, and WriteError is raised.
 
     Raises WriteError as `write_file` does.
     """
@@ -51,7 +52,7 @@ def write_folder(path: Path) -> Iterator[Path]:
         yield beside
         for part in (*beside.rglob("*"), beside):
             _to_disk(part)
-        if Path(path).is_dir():  # only an empty folder can be replaced in one step
+        if replace and Path(path).is_dir():  # only an empty folder can be replaced in one step
             shutil.rmtree(path)
 
 

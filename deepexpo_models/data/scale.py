@@ -6,7 +6,6 @@ gives it to another. A job that fails is named with its reason, and tried again 
 """
 
 import json
-import os
 import shutil
 import tempfile
 import uuid
@@ -17,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import first_line
+from ..whole_files import WriteError, write_folder
 
 FAILED = "failed.jsonl"
 SETTINGS = "settings-of-all.json"
@@ -47,7 +47,7 @@ class Store:
             return False
         target = f"{root}/{name}"
         if _is_local(fs):
-            return self._rename(folder, Path(target))
+            return self._put_beside(folder, Path(target))
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != self.marker)
         for path in [*files, folder / self.marker]:
             fs.put_file(str(path), f"{target}/{path.relative_to(folder).as_posix()}")
@@ -67,13 +67,11 @@ class Store:
         fs.makedirs(root, exist_ok=True)
         fs.pipe_file(f"{root}/{name}", text.encode())
 
-    def _rename(self, folder: Path, target: Path) -> bool:
-        beside = target.parent / f".partial-{target.name}-{uuid.uuid4().hex[:8]}"
-        shutil.copytree(folder, beside)
+    def _put_beside(self, folder: Path, target: Path) -> bool:
         try:
-            os.rename(beside, target)
-        except OSError:
-            shutil.rmtree(beside, ignore_errors=True)
+            with write_folder(target, replace=False) as beside:
+                shutil.copytree(folder, beside, dirs_exist_ok=True)
+        except WriteError:
             if not (target / self.marker).exists():
                 raise
             return False

@@ -40,8 +40,9 @@ class Pipeline:
     """A base, the MEAF that fuses codes with it (None: the base alone), and the DSID whose codes it reads.
 
     detector: how faces are found, one of faces.CHOICES; insightface: the folder that holds models/<pack>/*.onnx; batch:
-    pictures drawn at once; landmarker: MediaPipe's file face_landmarker.task; control: a ControlNet that is shown the
-    reference's expression and head pose on the person's proportions, by landmarks or by the read-outs of the DSID.
+    pictures drawn at once; landmarks: what measures faces; control: a ControlNet that is shown the reference's expression and
+    head pose on the person's proportions, by landmarks or by the read-outs of the DSID; without landmarks of the person on an
+    average face.
     """
 
     base: Base
@@ -52,7 +53,7 @@ class Pipeline:
     detector: str = "auto"
     insightface: Path | None = None
     batch: int = 4
-    landmarker: Path | None = None
+    landmarks: Landmarks | None = None
     control: FaceControl | None = None
 
     @classmethod
@@ -65,11 +66,13 @@ class Pipeline:
         base_config: str | Path = "",
         precision: str = "float32",
         compiled: bool = False,
+        landmarker: str | Path = "",
         **settings,
     ) -> "Pipeline":
         """The starter that comes with the pack, or a Stable Diffusion checkpoint (.safetensors, or a diffusers folder) with a
         MEAF and its DSID. base_config: see `load_base`; precision: of the DSID's encoders, see `dsid.precision`;
-        compiled: the U-Net by torch.compile. Raises ValueError, in one sentence, for what cannot be used.
+        compiled: the U-Net by torch.compile; landmarker: MediaPipe's file face_landmarker.task. Raises ValueError, in one
+        sentence, for what cannot be used.
         """
         files = {"base": base, "meaf": meaf, "dsid": dsid} if base else {**STARTER, **_given(meaf=meaf, dsid=dsid)}
         place = torch.device(device or best_device())
@@ -87,6 +90,7 @@ class Pipeline:
             loaded,
             load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None,
             encoders,
+            landmarks=Landmarks(Path(landmarker)) if landmarker else None,
             **{**habits, **settings},
         )
 
@@ -119,10 +123,10 @@ class Pipeline:
         return [fromarray(levels.numpy()) for levels in model_to_bytes(pictures).movedim(1, -1).cpu()]
 
     def identity(self, photos: Photos) -> Identity:
-        """Photos of one person -> who it is, in the space that the MEAF's identity stream reads; with a landmarker, the
-        resting face too."""
+        """Photos of one person -> who it is, in the space that the MEAF's identity stream reads; with landmarks, the resting
+        face too."""
         code = self._identity(photos)
-        return code if self.landmarker is None else replace(code, face_shape=self._landmarks().face_shape(photos))
+        return code if self.landmarks is None else replace(code, face_shape=self.landmarks.face_shape(photos))
 
     def _identity(self, photos: Photos) -> Identity:
         encoder = self._encoder("identity")
@@ -143,7 +147,9 @@ class Pipeline:
         stream = self._semantic_stream()
         encoder = ARKIT if self.control and not stream else self._encoder(stream or "expression")
         if encoder == ARKIT:
-            return self._landmarks().semantics(photos)
+            if self.landmarks is None:
+                raise ValueError("faces are measured by MediaPipe's landmarker; give face_landmarker.task (--landmarker)")
+            return self.landmarks.semantics(photos)
         if encoder != self._own():
             raise ValueError(self._no_encoder("semantics", encoder))
         return Semantics(**self._encode(DSID.encode_semantics, each_photo(photos)), encoder=encoder)
@@ -233,11 +239,6 @@ class Pipeline:
                 "there is no MEAF to fuse photos with this base; give one made for it (--meaf), or leave photos away"
             )
         return self.meaf
-
-    def _landmarks(self) -> Landmarks:
-        if self.landmarker is None:
-            raise ValueError("faces are measured by MediaPipe's landmarker; give its file face_landmarker.task (--landmarker)")
-        return Landmarks(self.landmarker)
 
     def _semantic_stream(self) -> str:
         """The first stream of the MEAF that reads expression or head pose; empty where none does."""

@@ -11,7 +11,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import first_line
+from ..whole_files import write_file
 from .__main__ import STREAMS, add_model_options, load_pipeline
 
 FAILED = "failed-{}.jsonl"
@@ -183,20 +183,15 @@ def place_of(out: str, job: Job) -> str:
 
 def save(place: str, levels) -> None:
     """A picture (H, W, 3) uint8, whole or not at all."""
-    from PIL.Image import fromarray
+    from PIL import Image
 
-    ending = Path(place).suffix
-    with tempfile.TemporaryDirectory(prefix="deepexpo-") as folder:
-        made = Path(folder, f"picture{ending}")
-        fromarray(levels).save(made)
-        if "://" in place:
-            with opened(place, "wb") as file:
-                file.write(made.read_bytes())
-            return
-        beside = Path(place).with_name(f".partial-{Path(place).name}")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(made.read_bytes())
-        os.replace(beside, place)
+    picture, kind = Image.fromarray(levels), Image.registered_extensions()[Path(place).suffix.lower()]
+    if "://" in place:
+        with opened(place, "wb") as file:
+            picture.save(file, kind)
+        return
+    with write_file(Path(place)) as beside:
+        picture.save(beside, kind)
 
 
 def exists(place: str) -> bool:

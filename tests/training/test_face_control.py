@@ -74,7 +74,7 @@ def test_references_of_any_size_become_codes_and_move_the_picture(pipeline, seen
 
 def test_the_map_has_the_persons_proportions(pipeline, seen):
     semantics = pipeline.semantics([seen / "40.png"])
-    shape = pipeline._landmarks().face_shape([seen / "200.png", seen / "200.png"])
+    shape = pipeline.landmarks.face_shape([seen / "200.png", seen / "200.png"])
     assert shape.shape == (1, 478 * 3)
     wide = shape.unflatten(-1, (478, 3)) * torch.tensor([1.3, 1.0, 1.0])
     code = torch.nn.functional.normalize(torch.ones(1, 4), dim=-1)
@@ -133,6 +133,6 @@ def test_a_controlnet_of_another_family_is_refused(folders, net):  # noqa: F811
 
 
 def test_landmarks_need_their_file(pipeline, seen):
-    pipeline.landmarker = None
-    with pytest.raises(ValueError, match="give its file face_landmarker"):
+    pipeline.landmarks = None
+    with pytest.raises(ValueError, match="give face_landmarker"):
         pipeline.semantics([seen / "40.png"])

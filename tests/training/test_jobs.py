@@ -3,6 +3,7 @@ what is there stays."""
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -151,8 +152,9 @@ def test_a_table_that_cannot_be_meant_is_one_sentence(tmp_path, given, sentence)
 def test_the_command_draws_on_the_starter(tmp_path):
     write(tmp_path, rows(1))
     command = [sys.executable, "-m", "deepexpo_models.pipeline.jobs", "--jobs", str(tmp_path / "table.jsonl"), "--steps", "1"]
+    options, environment = ["--out", str(tmp_path / "out"), "--device", "cpu"], {"PYTHONPATH": str(ROOT / "tests" / "site")}
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out"), "--device", "cpu"], cwd=ROOT, capture_output=True, text=True
+        [*command, *options], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "process 0: 1 drawn, 0 were there, 0 failed" in done.stdout

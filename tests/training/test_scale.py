@@ -47,7 +47,7 @@ def test_a_killed_worker_costs_nothing(tmp_path):
     assert list(report.failed) == ["person0/broken"] and "broken.mp4" in report.failed["person0/broken"]
     assert json.loads((tmp_path / "out" / FAILED).read_text())["job"] == "person0/broken"
     assert {name: (tmp_path / "out" / name / LABELS).stat().st_ino for name in made} == {n: seen[n] for n in made}
-    assert not list((tmp_path / "out").rglob(".partial*"))
+    assert not list((tmp_path / "out").rglob(".deepexpo-*"))
     clips = index_clips(tmp_path / "out").clips
     assert len(clips) == 8 and {clip.person for clip in clips} == {"person0", "person1"}
 
@@ -129,7 +129,7 @@ def test_of_two_workers_with_one_job_the_first_wins(tmp_path):
         assert not store.put(tmp_path / "made1", "job")
     finally:
         Store.has = monkey
-    assert (tmp_path / "out" / "job" / "data.txt").read_text() == "0" and not list((tmp_path / "out").glob(".partial*"))
+    assert (tmp_path / "out" / "job" / "data.txt").read_text() == "0" and not list((tmp_path / "out").glob(".deepexpo-*"))
 
 
 def test_clips_of_one_name_are_told(tmp_path):
