@@ -16,7 +16,7 @@ from deepexpo_models.evaluation.tables import markdown
 CLIPS, CLIP_FRAMES = 1_000_000, 250  # ten seconds at 25 frames a second
 RENDERS, RENDER_SIDE = 100_000_000, 128
 PREPARE_MS, FRAME_BYTES = 61.1, 16_432  # of CPU a frame, and of its JPEG at 256 pixels; see DATA for where
-RENDER_MS = 22.0  # of CPU a picture of 128 pixels on Mesa's llvmpipe (data/heads/render.py)
+RENDER_MS = 25.0  # of CPU a picture of 128 pixels on Mesa's llvmpipe (docs/heads.md)
 H100 = 989e12  # FLOP/s in bfloat16, dense, NVIDIA's data sheet
 SHARES = (0.4, 0.15)  # of it that a training reaches: a good one, a poor one
 LOADED = {256: 418, 512: 136, 1024: 34}  # pairs of JPEG frames read a second and core; the last from the second by pixels
@@ -87,11 +87,11 @@ def report() -> str:
 
 TEXT = """# Scale
 
-Made by `python tests/benchmark_scale.py --write` from measured rates; no cluster and no GPU was at hand, so **these are
-calculations**, and where a rate was measured stands below its table.
+Calculated by `python tests/benchmark_scale.py --write` from rates measured by hand in November 2026 (constants there; no command
+repeats them). No cluster and no GPU was at hand: **nothing of this was run at scale**.
 
 ```bash
-pip install ".[scale]"  # Dask and fsspec, for object stores s3fs, gcsfs or adlfs too
+pip install ".[scale,training,heads]"  # for object stores s3fs, gcsfs or adlfs too
 dask scheduler          # on one machine
 dask worker tcp://HOST:8786 --nthreads 1 --nworkers auto  # on each
 python -m deepexpo_models.data.prepare --clips s3://BUCKET/clips --out s3://BUCKET/crops --scheduler tcp://HOST:8786
@@ -101,9 +101,9 @@ accelerate launch -m deepexpo_models.pipeline.jobs --jobs table.csv --out s3://B
     --base CHECKPOINT --meaf MEAF --dsid DSID
 ```
 
-`--workers 4` instead of `--scheduler` starts four processes on this machine. Every clip, shard and picture is there as a
+In `data.prepare`, `--workers 4` instead of `--scheduler` starts four processes of Dask here. Every clip, shard and picture is there as a
 whole or not at all, so **the same command goes on** after anything; a worker that dies costs the job that it was at, which
-Dask gives to another; what fails is counted and named (`failed.jsonl`) and tried again by the next run. The table of pictures
+Dask gives to another; what fails is counted and named (`failed.jsonl`, of a table `failed-<process>.jsonl`) and tried again by the next run. The table of pictures
 is CSV or JSON lines with the columns `prompt`, `out`, and optionally `identity`, `reference`, `negative`, `seed`; each process
 draws the rows of its own number.
 """
@@ -114,12 +114,12 @@ faster, not measured. A shard is 256 heads.
 """
 TRAINING = """
 TFLOP a row: three forward passes (forward and backward), counted on PyTorch's meta device ([sizes](sizes.md)) for MEAF,
-estimated from the counted forward passes for DSID. Loading: measured with one process on one core (AVX-512), JPEG frames of
+estimated from the counted forward passes for DSID, without VGG and critic. Loading: measured with one process on one core (AVX-512), JPEG frames of
 256 and 512 pixels; that of 1024 by pixels. "Waits with none": loading and computing take turns. With workers the log of a run
 says what it really was.
 """
 EXCHANGE = """
-Small steps on many GPUs wait for the network: `--accumulate` or a larger batch makes the step longer, and DDP overlaps most of
+The hours above leave this out. Small steps on many GPUs wait for the network, and on 64 GPUs the DSID's batch is 64, not 16: `--accumulate` or a larger batch makes the step longer, and DDP overlaps most of
 the exchange with the backward pass.
 """
 

@@ -8,7 +8,7 @@ one graph for any strength, code and mask. All formulations equal `fusion.fuse` 
     block   keys block-diagonal over heads, (C, tokens * H): H times the arithmetic of `heads`, in two plain products
     sdpa    one fused attention per stream, the null logit as its mask: scores in float32, never written
 
-Chosen by `choose`, from measurements on a CPU (docs/benchmarks.md); on a GPU by their kernels and bytes, which were counted.
+Chosen by `choose`, from measurements on a CPU by hand; on a GPU by their kernels and bytes, which were counted.
 """
 
 from collections.abc import Callable, Sequence

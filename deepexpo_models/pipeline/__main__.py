@@ -95,7 +95,7 @@ def open_pipeline() -> "type[Pipeline]":
         from .generate import Pipeline
     except Exception as error:  # broken installations raise anything
         what = f"{error.name} is not installed" if isinstance(error, ImportError) and error.name else first_line(error)
-        raise ValueError(f'the pipeline cannot be loaded ({what}); pip install ".[training]" in the pack\'s folder') from error
+        raise ValueError(f'the pipeline cannot be loaded ({what}); pip install ".[pipeline]" in the pack\'s folder') from error
     return Pipeline
 
 
