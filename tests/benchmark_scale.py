@@ -87,8 +87,8 @@ def report() -> str:
 
 TEXT = """# Scale
 
-Calculated by `python tests/benchmark_scale.py --write` from rates measured by hand in November 2026 (constants there; no command
-repeats them). No cluster and no GPU was at hand: **nothing of this was run at scale**.
+Calculated by `python tests/benchmark_scale.py --write` from rates measured by hand in November 2026 (constants there; no
+command repeats them). No cluster and no GPU was at hand: **nothing of this was run at scale**.
 
 ```bash
 pip install ".[scale,training,heads]"  # for object stores s3fs, gcsfs or adlfs too
@@ -101,11 +101,11 @@ accelerate launch -m deepexpo_models.pipeline.jobs --jobs table.csv --out s3://B
     --base CHECKPOINT --meaf MEAF --dsid DSID
 ```
 
-In `data.prepare`, `--workers 4` instead of `--scheduler` starts four processes of Dask here. Every clip, shard and picture is there as a
-whole or not at all, so **the same command goes on** after anything; a worker that dies costs the job that it was at, which
-Dask gives to another; what fails is counted and named (`failed.jsonl`, of a table `failed-<process>.jsonl`) and tried again by the next run. The table of pictures
-is CSV or JSON lines with the columns `prompt`, `out`, and optionally `identity`, `reference`, `negative`, `seed`; each process
-draws the rows of its own number.
+In `data.prepare`, `--workers 4` instead of `--scheduler` starts four processes of Dask here. Every clip, shard and picture
+is there as a whole or not at all, so **the same command goes on** after anything; a worker that dies costs the job that it
+was at, which Dask gives to another; what fails is counted and named (`failed.jsonl`, of a table `failed-<process>.jsonl`)
+and tried again by the next run. The table of pictures is CSV or JSON lines with the columns `prompt`, `out`, and optionally
+`identity`, `reference`, `negative`, `seed`; each process draws the rows of its own number.
 """
 DATA = """
 Preparing: CPU time a frame of one core (AVX2, on a machine with much other work) for a clip of 183 frames of 512 x 512, with
@@ -114,13 +114,13 @@ faster, not measured. A shard is 256 heads.
 """
 TRAINING = """
 TFLOP a row: three forward passes (forward and backward), counted on PyTorch's meta device ([sizes](sizes.md)) for MEAF,
-estimated from the counted forward passes for DSID, without VGG and critic. Loading: measured with one process on one core (AVX-512), JPEG frames of
-256 and 512 pixels; that of 1024 by pixels. "Waits with none": loading and computing take turns. With workers the log of a run
-says what it really was.
+estimated from the counted forward passes for DSID, without VGG and critic. Loading: measured with one process on one core
+(AVX-512), JPEG frames of 256 and 512 pixels; that of 1024 by pixels. "Waits with none": loading and computing take turns.
+With workers the log of a run says what it really was.
 """
 EXCHANGE = """
-The hours above leave this out. Small steps on many GPUs wait for the network, and on 64 GPUs the DSID's batch is 64, not 16: `--accumulate` or a larger batch makes the step longer, and DDP overlaps most of
-the exchange with the backward pass.
+The hours above leave this out. Small steps on many GPUs wait for the network, and on 64 GPUs the DSID's batch is 64, not
+16: `--accumulate` or a larger batch makes the step longer, and DDP overlaps most of the exchange with the backward pass.
 """
 
 

@@ -1,5 +1,6 @@
 """Encoders in bfloat16, where the hardware multiplies it: less than half the time. Measured on the DSIDs in weights/: rotations
-within 3e-3 of float32's, expressions within 2% of their largest number (0.0125, short of the 3e-3 that was aimed at), identities at a cosine of 0.9999.
+within 3e-3 of float32's, expressions within 2% of their largest number (0.0125, short of the 3e-3 that was aimed at),
+identities at a cosine of 0.9999.
 
 Only the convolutional trunks are in it; what aligns a face and what makes a code of features stays float32.
 """

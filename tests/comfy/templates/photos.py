@@ -29,7 +29,8 @@ def note(first: str, tips: str, needed: tuple[File, ...], pack: str = "", tried:
 
 
 def insightface(pack: str) -> str:
-    return f"- insightface's pack `{pack}` in models/insightface/models/{pack} (non-commercial research), and pip install insightface onnxruntime"
+    place = f"- insightface's pack `{pack}` in models/insightface/models/{pack} (non-commercial research)"
+    return f"{place}, and pip install insightface onnxruntime"
 
 
 def photo(title: str, name: str, height: int = 315) -> Box:
