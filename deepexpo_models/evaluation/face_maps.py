@@ -21,13 +21,13 @@ from tqdm import tqdm
 from ..data.clips.read import PICTURES, VIDEOS, Unreadable
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
 from ..dsid.mesh import Framing, face_points, face_shape_of, semantics_of
-from ..dsid.rotation import axis_angle_to_matrix, geodesic_angle, matrix_to_axis_angle, rotation_to_matrix
+from ..dsid.rotation import geodesic_angle, matrix_to_axis_angle, rotation_to_matrix
 from ..faces.detectors import DetectorUnavailable
 from ..faces.landmarks import FaceMesh, Track, open_landmarker
 from ..head import ARKIT52, HeadBasis, load_basis
 from ..head.control import draw_control
 from ..head.retarget import express, face_height, retarget, to_canonical
-from .real_faces import FACTORS, correlation, factors_of
+from .real_faces import FACTORS, best_turn, correlation, factors_of
 from .real_frames import frames_of
 from .tables import write_table
 
@@ -131,15 +131,19 @@ def drawn_again(faces: Faces, detect, style: str, basis: HeadBasis) -> dict:
             true.append(turned[row])
             told.append((faces.units[row], _units(seen[0])))
             found.append(to_canonical(seen[0].points[None], basis).rotation[0])
+    if not kept:
+        raise ValueError(
+            f"no face was found in any of {len(rows)} heads drawn in the style {style}; give frames of nearer faces"
+        )
     return {"head": style, "drawn": len(rows), "found": kept, **_pose(torch.stack(found), torch.stack(true)), **_factors(told)}
 
 
-def rendered_read(faces: Faces, store: HeadStore, basis: HeadBasis) -> dict:
-    """What the landmarker reads in rendered heads against their truth."""
+def rendered_read(faces: Faces, store: HeadStore, drawn: int, basis: HeadBasis) -> dict:
+    """What the landmarker reads in rendered heads, of the first `drawn`, against their truth."""
     heads = store.heads(faces.of)
     found = to_canonical(faces.points, basis).rotation
     told = list(zip(heads.units, faces.units))
-    return {"head": "rendered", "drawn": len(store), "found": len(found), **_pose(found, heads.rotation), **_factors(told)}
+    return {"head": "rendered", "drawn": drawn, "found": len(found), **_pose(found, heads.rotation), **_factors(told)}
 
 
 def read_frames(folder: Path, detect, per_clip: int) -> Faces:
@@ -167,6 +171,8 @@ def read_heads(store: HeadStore, detect, most: int) -> Faces:
         if found := detect((image.movedim(0, -1) + 1) / 2):
             meshes.append(found[0])
             rows.append(row)
+    if not rows:
+        raise ValueError(f"no face was found in the first {most} heads of {store.folder}; give more with --most-heads")
     return _faces(meshes, torch.tensor(rows), (RENDERED_SIDE, RENDERED_SIDE))
 
 
@@ -190,11 +196,10 @@ def _means(errors: Tensor) -> dict[str, float]:
 
 def _pose(found: Tensor, true: Tensor) -> dict[str, float]:
     """Degrees off, and off once the landmarker's own constant turn is taken away."""
-    steps = true.transpose(1, 2) @ found
-    constant = axis_angle_to_matrix(matrix_to_axis_angle(steps).median(0).values[None])
+    constant = best_turn(found, true)
     off = torch.rad2deg(geodesic_angle(found, true))
-    left = torch.rad2deg(geodesic_angle(found @ constant.transpose(1, 2), true))
-    turn = torch.rad2deg(matrix_to_axis_angle(constant).norm())
+    left = torch.rad2deg(geodesic_angle(found @ constant, true))
+    turn = torch.rad2deg(matrix_to_axis_angle(constant[None]).norm())
     return {"degrees": off.mean().item(), "constant turn": turn.item(), "degrees without it": left.mean().item()}
 
 
@@ -212,19 +217,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--most-heads", type=int, default=512, help="rendered heads that are looked at")
     parser.add_argument("--out", type=Path, default=Path("runs/face_maps"), help="folder for the tables")
     options = parser.parse_args(argv)
-    basis = load_basis()
     try:
-        detect = open_landmarker(options.landmarker)
-        faces = read_frames(options.frames, detect, options.per_clip)
-        store = HeadStore(options.heads) if options.heads else None
+        write_tables(options)
     except (ValueError, DetectorUnavailable) as error:
         parser.exit(2, f"{error}\n")
+
+
+def write_tables(options: argparse.Namespace) -> None:
+    basis, detect = load_basis(), open_landmarker(options.landmarker)
+    store = HeadStore(options.heads) if options.heads else None
+    faces = read_frames(options.frames, detect, options.per_clip)
     write_table(options.out, "proportions", proportions(faces, basis))
     trips = [drawn_again(faces, detect, style, basis) for style in ("shaded", "normal")]
     if store:
         heads = read_heads(store, detect, options.most_heads)
         write_table(options.out, "truth", truth(heads, basis))
-        trips.append(rendered_read(heads, store, basis))
+        trips.append(rendered_read(heads, store, min(options.most_heads, len(store)), basis))
     write_table(options.out, "round_trip", trips)
 
 

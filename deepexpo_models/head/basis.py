@@ -33,7 +33,7 @@ class HeadBasis:
     points: Tensor  # (478, 3) the resting face
     offsets: Tensor  # (52, 478, 3) what each unit of ARKIT52 adds at 1
     triangles: Tensor  # (898, 3) indices of points, counter-clockwise seen from outside; some span the eyes and the mouth
-    rigid_weights: Tensor  # (478,) of the fit to a head's pose; zero but for 33 points that expressions leave alone
+    rigid_weights: Tensor  # (478,) of the fit to a head's pose: MediaPipe's 33 points, the less the more expressions move them
 
 
 SHAPES = {

@@ -21,6 +21,7 @@ from ..data.heads.shards import HeadStore
 from ..dsid import CONFIGS, DSID, encoder_id, load_dsid, save_dsid
 from ..dsid.readout import ReadOut
 from ..dsid.rotation import geodesic_angle, rotation_to_matrix
+from ..evaluation.real_faces import correlation
 from ..head import ARKIT52
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
@@ -58,7 +59,6 @@ class HeadsSettings(RunSettings):
     w_rotation: float = option(1.0, "weight of the rotation")
     w_place: float = option(2.0, "weight of place and size")
     w_units: float = option(4.0, "weight of ARKit's units")
-    w_judged: float = option(4.0, "weight of ARKit's units as the landmarker reads them (deepexpo_models.data.heads.judged)")
     w_gaze: float = option(0.5, "weight of the gaze")
     w_surface: float = option(4.0, "weight of the surface's points in the crop")
     w_aligned: float = option(2.0, "weight of the surface's points in the aligned crop")
@@ -116,9 +116,8 @@ class Semantics:
 
     def __init__(self, model: DSID, store: HeadStore):
         heads = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS)))
-        self.judged = heads.judged.isfinite().any(0)  # units that the landmarker gives a number for
         self.model, self.store = model, store
-        self.module = HeadsStep(model.semantic_encoder, heads.units.std(0), known_std(heads.judged))
+        self.module = HeadsStep(model.semantic_encoder, heads.units.std(0))
 
     def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
         views = sample_views(self.store, settings.batch_size, generator, settings.augment).to(engine.device)
@@ -130,12 +129,8 @@ class Semantics:
 
     @property
     def readout(self) -> ReadOut:
-        """Units as the landmarker reads them, where it was asked; the renderer's else. Gaze in the renderer's degrees."""
-        read, judged = self.module.read, self.module.judged
-        weight, bias = read.weight.detach().clone(), read.bias.detach().clone()
-        rows = self.judged.nonzero()[:, 0].to(weight.device)
-        weight[rows], bias[rows] = judged.weight.detach()[rows], judged.bias.detach()[rows]
-        return ReadOut.of_units(weight, bias)
+        """The renderer's units and degrees of gaze; `fit_readout` puts the units into the landmarker's words."""
+        return ReadOut.of_units(self.module.read.weight.detach(), self.module.read.bias.detach())
 
 
 class People:
@@ -152,14 +147,6 @@ class People:
 
     def meters(self, test: HeadStore, device: torch.device) -> dict[str, float]:
         return recognition(self.model.identity_encoder, test, GALLERY, device)
-
-
-def known_std(values: Tensor) -> Tensor:
-    """(N, D) -> (D,): standard deviations of what is not NaN; 0 where nothing is known."""
-    known = values.isfinite()
-    count = known.sum(0).clamp(min=1)
-    mean = values.nan_to_num().sum(0) / count
-    return (torch.where(known, values - mean, 0).square().sum(0) / count).sqrt()
 
 
 def start_model(config: str, init: str) -> DSID:
@@ -189,12 +176,8 @@ def meters(model: DSID, module: HeadsStep, test: HeadStore, device: torch.device
     return {
         "held-out degrees": turned.mean().item(),
         **{f"held-out R2 {name}": r2[ARKIT52.index(name)].item() for name in shown},
-        **{f"held-out r gaze {axis}": _correlation(gaze[:, i], views.gaze[:, i]) for i, axis in enumerate("xy")},
+        **{f"held-out r gaze {axis}": correlation(gaze[:, i], views.gaze[:, i]) for i, axis in enumerate("xy")},
     }
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
 
 def _release(engine: Engine, part: Semantics | People, settings: HeadsSettings) -> Path:

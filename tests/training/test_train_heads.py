@@ -1,5 +1,6 @@
 """Training of the semantic encoder on rendered heads, here on noise: labels stay right, runs resume, the file is whole."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from deepexpo_models.data.heads import judged
-from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, HeadStore
+from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore
 from deepexpo_models.dsid import load_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
@@ -157,26 +158,23 @@ def test_equal_codes_of_two_people_cost_nothing():
     assert same == 0 and other == pytest.approx(1, abs=0.1)
 
 
-def test_read_outs_speak_the_landmarkers_words_where_it_was_asked(tmp_path):
+def test_shards_that_come_later_keep_the_rows_of_the_first(tmp_path):
+    """Also one whose number is lower than what is there: shards of several machines come in any order."""
     folder = write_fake_heads(tmp_path / "heads")
-    units = np.load(folder / "shard-00000" / "units.npy")
-    numbers = np.full_like(units, np.nan)
-    numbers[: len(units) // 2, ARKIT52.index("jawOpen")] = 1 - units[: len(units) // 2, ARKIT52.index("jawOpen")]
-    np.save(folder / "shard-00000" / JUDGED, numbers)
+    late = folder / "shard-00005"
+    (folder / "shard-00000").rename(late)
+    np.save(late / JUDGED, np.full((SHARD, len(ARKIT52)), 5, np.float32))
     store = HeadStore(folder)
-    heads = store.heads(torch.arange(len(store)))
-    np.testing.assert_array_equal(heads.judged.numpy(), numbers)
-    part = train_heads.Semantics(train_heads.start_model("small", ""), store)
-    jaw = ARKIT52.index("jawOpen")
-    assert part.judged.nonzero().flatten().tolist() == [jaw]
-    torch.testing.assert_close(part.readout.weight[jaw], part.module.judged.weight[jaw].detach())
-    torch.testing.assert_close(part.readout.bias[:jaw], part.module.read.bias[:jaw].detach())
-    known = torch.from_numpy(numbers[:, jaw])
-    torch.testing.assert_close(part.module.judged_spread[jaw], known[known.isfinite()].std(correction=0).clamp(min=0.08))
-    right = part.module._judged(heads.judged.nan_to_num(), heads.judged)
-    wrong = part.module._judged(heads.judged.nan_to_num() + part.module.judged_spread, heads.judged)
-    weights = heads_step.UNIT_WEIGHTS
-    assert right == 0 and wrong == pytest.approx((weights[jaw] / weights.sum() / 2).item(), rel=1e-3)
+    rows, before = torch.arange(SHARD), store.heads(torch.arange(SHARD))
+    shutil.copytree(late, folder / "shard-00003")
+    first = folder / "shard-00003"
+    np.save(first / "images.npy", 255 - np.load(late / "images.npy"))
+    np.save(first / JUDGED, np.full((SHARD, len(ARKIT52)), 3, np.float32))
+    assert store.refresh() == 2 * SHARD == store.refresh()
+    after, new = store.heads(rows), store.heads(rows + SHARD)
+    assert torch.equal(after.images, before.images) and (after.judged == 5).all()
+    torch.testing.assert_close(new.images, -before.images)
+    assert (new.judged == 3).all()
 
 
 def test_a_landmarkers_numbers_are_written_beside_a_shard():

@@ -149,19 +149,19 @@ class HeadStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._shards: list = []
+        self._shards: dict[Path, dict[str, np.ndarray]] = {}  # in the order of their coming: a row stays the same picture
         if not self.refresh():
             raise ValueError(
                 f"{folder} holds no rendered heads; render some: python -m deepexpo_models.data.heads.generate --out {folder}"
             )
-        self.settings = json.loads((self._paths[0] / "settings.json").read_text())
+        self.settings = json.loads((next(iter(self._shards)) / "settings.json").read_text())
 
     def refresh(self) -> int:
         """Returns the number of pictures."""
-        self._paths = sorted(self.folder.glob("shard-*"))
         names = ("images", *LABELS, "context")
-        for path in self._paths[len(self._shards) :]:
-            self._shards.append({name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names})
+        for path in sorted(set(self.folder.glob("shard-*")) - set(self._shards)):
+            self._shards[path] = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names}
+        self._paths = list(self._shards)
         return len(self)
 
     def __len__(self) -> int:
@@ -189,10 +189,10 @@ class HeadStore:
 
     def _read_judged(self, shard: int) -> np.ndarray | None:
         """None until the landmarker was asked; its file may come while a training runs."""
-        path = self._paths[shard] / JUDGED
-        if "judged" not in self._shards[shard] and path.exists():
-            self._shards[shard]["judged"] = np.load(path)
-        return self._shards[shard].get("judged")
+        path = self._paths[shard]
+        if "judged" not in self._shards[path] and (path / JUDGED).exists():
+            self._shards[path]["judged"] = np.load(path / JUDGED)
+        return self._shards[path].get("judged")
 
     def person(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B,) a number for each person."""
@@ -204,4 +204,4 @@ class HeadStore:
 
     def _read(self, name: str, rows: Tensor) -> Tensor:
         shard, place = (rows // SHARD).tolist(), (rows % SHARD).tolist()
-        return torch.from_numpy(np.stack([self._shards[s][name][p] for s, p in zip(shard, place)]))
+        return torch.from_numpy(np.stack([self._shards[self._paths[s]][name][p] for s, p in zip(shard, place)]))

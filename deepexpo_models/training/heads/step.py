@@ -32,24 +32,21 @@ UNIT_WEIGHTS = torch.tensor([MAIN_WEIGHT if name.startswith(MAIN) else 1.0 for n
 
 
 class HeadsStep(nn.Module):
-    """forward(views, generator) -> unweighted terms: rotation, place, units, judged, gaze, surface, aligned, same.
+    """forward(views, generator) -> unweighted terms: rotation, place, units, gaze, surface, aligned, same.
 
-    spread, judged_spread (52,): standard deviations of the units in the data, true and as the landmarker reads them.
+    spread (52,): standard deviations of the units in the data.
     """
 
     spread: Tensor
-    judged_spread: Tensor
 
-    def __init__(self, encoder: SemanticEncoder, spread: Tensor, judged_spread: Tensor):
+    def __init__(self, encoder: SemanticEncoder, spread: Tensor):
         super().__init__()
         config = encoder.config
         self.encoder = encoder
         self.read = nn.Linear(config.expression_width, len(ARKIT52) + 2)  # units, gaze
-        self.judged = nn.Linear(config.expression_width, len(ARKIT52))  # the units in the landmarker's words
         self.surface = nn.Linear(config.pose_channels[-1], SURFACE[0] * SURFACE[1])
         self.aligned = nn.Linear(config.expression_channels[-1], SURFACE[0] * SURFACE[1])
         self.register_buffer("spread", spread.clamp(min=SPREAD_FLOOR))
-        self.register_buffer("judged_spread", judged_spread.clamp(min=SPREAD_FLOOR))
 
     def forward(self, views: Views, generator: Generator) -> dict[str, Tensor]:
         hidden = self.encoder.pose.pool(self.encoder.pose.trunk(views.images))
@@ -60,8 +57,7 @@ class HeadsStep(nn.Module):
         tight = warp(views.images, similarity, self.encoder.config.expression_size)
         look = self.encoder.expression.pool(self.encoder.expression.trunk(tight))
         code = self.encoder.expression.head(look)
-        read = self.read(code)
-        units, gaze = read.split([len(ARKIT52), 2], dim=-1)
+        units, gaze = self.read(code).split([len(ARKIT52), 2], dim=-1)
         _, place, scale = place_of(similarity_from_points(views.five))
         aligned = transform_points(invert_similarity(similarity), views.surface)
         smooth = lambda found, true: F.smooth_l1_loss(found, true, beta=BETA)  # noqa: E731
@@ -69,7 +65,6 @@ class HeadsStep(nn.Module):
             "rotation": (rotation - views.rotation).square().sum((1, 2)).mean(),
             "place": smooth(shift.tanh(), place) + smooth(size.tanh() * MAX_LOG_SCALE, scale.clamp(-1, 1)),
             "units": self._units(units, views.units),
-            "judged": self._judged(self.judged(code), views.judged),
             "gaze": F.smooth_l1_loss(gaze * GAZE_SCALE, views.gaze * GAZE_SCALE),
             "surface": _of_known(self.surface(hidden), views.surface, views.surface_known),
             "aligned": _of_known(self.aligned(look), aligned, views.surface_known),
@@ -78,15 +73,7 @@ class HeadsStep(nn.Module):
 
     def _units(self, found: Tensor, true: Tensor) -> Tensor:
         """Squared errors over the units' spread: an L1 would find rare units at rest always."""
-        return self._weighted(((found - true) / self.spread).square().mean(0))
-
-    def _judged(self, found: Tensor, judged: Tensor) -> Tensor:
-        """The same over the numbers that the landmarker gave."""
-        known = judged.isfinite()
-        errors = torch.where(known, (found - judged.nan_to_num()) / self.judged_spread, 0).square()
-        return self._weighted(errors.sum(0) / known.sum(0).clamp(min=1))
-
-    def _weighted(self, errors: Tensor) -> Tensor:
+        errors = ((found - true) / self.spread).square().mean(0)
         weights = UNIT_WEIGHTS.to(errors)
         return (errors * weights).sum() / weights.sum() / 2
 

@@ -29,7 +29,6 @@ class Views:
     five: Tensor
     surface: Tensor
     surface_known: Tensor
-    judged: Tensor
 
     def to(self, device: torch.device) -> "Views":
         return Views(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -43,7 +42,7 @@ def sample_views(store: HeadStore, count: int, generator: Generator, strength: f
 
 def plain_views(heads: Heads) -> Views:
     known = torch.ones(len(heads.images), dtype=torch.bool)
-    return Views(heads.images, heads.rotation, heads.units, heads.gaze, heads.five, heads.surface, known, heads.judged)
+    return Views(heads.images, heads.rotation, heads.units, heads.gaze, heads.five, heads.surface, known)
 
 
 def _partners(rows: Tensor, generator: Generator) -> Tensor:
@@ -77,7 +76,6 @@ def _mirror(views: Views, flip: Tensor) -> Views:
         five=of(views.five[:, MIRRORED_FIVE] * across, views.five),
         surface=of(views.surface * across, views.surface),
         surface_known=views.surface_known & ~flip,
-        judged=of(views.judged[:, MIRRORED_UNITS], views.judged),
     )
 
 
