@@ -15,6 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .errors import first_line
+
 try:
     import fcntl
 except ImportError:  # Windows: an open file cannot be removed there
@@ -132,4 +134,4 @@ def _remove(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return getattr(error, "strerror", None) or first_line(error, 120)

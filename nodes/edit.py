@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..deepexpo_models.dsid import ANGLES, TAKE, Edit, blend_identities, blend_semantics, combine_semantics, edit_semantics
+from ..deepexpo_models.dsid.edit import readout_for
 from ..deepexpo_models.dsid.preview import expression_note, head_picture, live_head
 from ..deepexpo_models.head import load_basis
 from ..deepexpo_models.head.expressions import GROUPS, PRESETS, REST, SINGLE_UNITS, SLIDERS
@@ -188,7 +189,7 @@ class EditSemantics(io.ComfyNode):
     def execute(
         cls, preset, preset_strength, take, exaggerate, semantics=None, identity=None, dsid=None, onto=None, **numbers
     ) -> io.NodeOutput:
-        basis, readout = load_basis(), dsid.model.readout if dsid else None
+        basis, readout = load_basis(), readout_for(dsid, semantics, onto)
         turns = {name: numbers.pop(name) for name in ANGLES}
         edit = Edit(take, exaggerate, preset, preset_strength, numbers, **turns)
         edited = edit_semantics(semantics, edit, onto, readout)

@@ -1,11 +1,11 @@
 from comfy_api.latest import io, ui
 
+from ..deepexpo_models.dsid.edit import readout_for
 from ..deepexpo_models.dsid.mesh import Framing, Strengths, face_points
 from ..deepexpo_models.faces.landmarks import landmarks_line
 from ..deepexpo_models.head import load_basis
 from ..deepexpo_models.head.control import STYLES, draw_control, draw_mask, draw_over, pose_keypoints
 from . import sockets
-from .comfy_host.codes import readout_for
 from .comfy_host.face_context import identity_to_controlnet
 from .comfy_host.landmarks import landmarks_of
 from .sockets import folded, schema

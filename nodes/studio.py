@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..deepexpo_models.dsid import every_pair, join_identities, smooth_semantics
+from ..deepexpo_models.dsid.edit import readout_for
 from ..deepexpo_models.dsid.pairs import Sheet
 from ..deepexpo_models.dsid.sheets import COLUMN_KINDS, MOST_STEPS, STEPPED, Columns, sheet_columns, sheet_names
 from ..deepexpo_models.dsid.smoothing import describe_smoothing, plot_smoothing
@@ -145,7 +146,7 @@ class PairSheet(io.ComfyNode):
         people = join_identities(identity, *sockets.numbered("identity", MORE_PEOPLE, more))
         looks = [code for code in (semantics, *sockets.numbered("semantics", MORE_LOOKS, more)) if code is not None]
         wanted = Columns(columns, presets, slider, slider_from, slider_to, slider_steps, column_names)
-        codes, names = sheet_columns(wanted, looks, dsid.model.readout if dsid else None)
+        codes, names = sheet_columns(wanted, looks, readout_for(dsid, *looks))
         rows = tuple(f"person {number}" for number in range(1, len(people.embedding) + 1))
         sheet = Sheet(sheet_names(identity_names, rows, "people"), names)
         return io.NodeOutput(*every_pair(people, codes), sheet.count, len(names), sheet)

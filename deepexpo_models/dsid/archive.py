@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from ..errors import first_line
 from ..safetensors_file import excerpt
 from ..weights import read_header
 from ..whole_files import write_file
@@ -71,7 +72,7 @@ def _unpack(content: bytes, aside: Path) -> list[PurePosixPath]:
                     path.write_bytes(packed.read(LARGEST_FILE))
                 _check(path, name.name)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:  # encrypted, odd or damaged
-        raise ValueError(f"this is no archive of saved codes ({str(error).splitlines()[0][:80]}); export it again") from error
+        raise ValueError(f"this is no archive of saved codes ({first_line(error, 80)}); export it again") from error
     return names
 
 

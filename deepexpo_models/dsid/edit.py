@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..head.basis import ARKIT52
 from ..head.expressions import GROUPS, REST, group_mask, preset_units, slider_units
-from .codes import Semantics, public_encoder, require_same_encoder
+from .codes import HasEncoder, Semantics, public_encoder, require_same_encoder
 from .rotation import FRONTAL, euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
 
 ARKIT = public_encoder("arkit52")
@@ -35,6 +35,11 @@ class ReadOut(Protocol):
 
     def direction(self, name: str) -> Tensor:
         """(width,): the change of a code that adds 1 to the named number."""
+
+
+class HasReadOut(HasEncoder, Protocol):
+    @property
+    def readout(self) -> ReadOut | None: ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,16 @@ def edit_semantics(
         log_scale=pose.log_scale,
         openings=semantics.openings if torch.equal(expression, semantics.expression) else None,  # measured on that face
     )
+
+
+def readout_for(dsid: HasReadOut | None, *codes: Semantics | None) -> ReadOut | None:
+    """The DSID's read-out of these codes; None for those of landmarks, which need none. Raises ValueError for a DSID that did
+    not make them."""
+    latent = [code for code in codes if code is not None and code.encoder != ARKIT]
+    if dsid is None or not latent:
+        return None
+    require_same_encoder(dsid, *latent)
+    return dsid.readout
 
 
 def arkit_numbers(semantics: Semantics, readout: ReadOut | None = None) -> Tensor:

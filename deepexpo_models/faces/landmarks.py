@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from ..image import comfy_to_bgr
 from .detectors import DetectorUnavailable, Face, optional
 from .find import select_face
@@ -111,8 +112,7 @@ def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5):
     try:
         landmarker = vision.FaceLandmarker.create_from_options(options)
     except Exception as error:  # a damaged file ends in MediaPipe's own exceptions
-        reason = str(error).splitlines()[0][:100]
-        raise DetectorUnavailable(f"{Path(task).name} cannot be used ({reason}); download it again") from error
+        raise DetectorUnavailable(f"{Path(task).name} cannot be used ({first_line(error, 100)}); download it again") from error
 
     def detect(image: Tensor) -> list[FaceMesh]:
         rgb = np.ascontiguousarray(comfy_to_bgr(image)[..., ::-1])

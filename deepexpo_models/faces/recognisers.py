@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..image import comfy_to_bgr
 from .detectors import DetectorUnavailable, Roots, analyse, open_pack, optional
+from .find import NoFace
 
 RECOGNISERS = {"buffalo_l": "w600k_r50.onnx", "antelopev2": "glintr100.onnx"}  # insightface's model packs -> their recogniser
 ALIGNED_SIZE = 224  # pixels of the aligned face that CLIP looks at (IP-Adapter FaceID-Plus)
@@ -25,7 +26,7 @@ def open_recogniser(name: str, root: Roots) -> Callable[[Tensor], RecognisedFace
     """A function: pictures (B, H, W, 3) in [0, 1] -> the largest face of each.
 
     name: of RECOGNISERS; root: ComfyUI's models/insightface. Raises ValueError, in one sentence, for one that cannot be used;
-    the function raises it for a picture without a face.
+    the function raises NoFace for a picture without one.
     """
     if name not in RECOGNISERS:
         raise ValueError(f"unknown face recogniser {name!r}; known: {', '.join(RECOGNISERS)}")
@@ -57,7 +58,7 @@ def _recognise(analysis, norm_crop, images: Tensor) -> RecognisedFaces:
         bgr = comfy_to_bgr(image)
         faces = analyse(analysis, bgr)
         if not faces:
-            raise ValueError(f"no face found in image {number} of {len(images)}; use a clearer picture, or a larger crop scale")
+            raise NoFace(f"no face found in image {number} of {len(images)}; use a clearer picture, or a larger crop scale")
         face = max(faces, key=lambda found: max(found.bbox[2] - found.bbox[0], found.bbox[3] - found.bbox[1]))
         embeddings.append(torch.from_numpy(np.array(face.embedding, dtype=np.float32)))
         rgb = norm_crop(bgr, face.kps, ALIGNED_SIZE)[..., ::-1]

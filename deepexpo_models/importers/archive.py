@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from .pickled import Damaged, Foreign, Storage, Stored, parse
 
 # At once: bounds the archive's directory and its table of contents, of which the largest published ones have 0.2 MB each.
@@ -55,8 +56,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except REFUSALS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(f"{path.name} is truncated or corrupt ({reason}); download it again") from error
+        raise ValueError(f"{path.name} is truncated or corrupt ({first_line(error, 120)}); download it again") from error
 
 
 def _table(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:

@@ -13,7 +13,7 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from ..dsid import DSID, EncoderId, Identity, Semantics, average_identities, load_dsid, public_encoder
-from ..dsid.edit import ARKIT
+from ..dsid.edit import ARKIT, readout_for
 from ..dsid.precision import set_precision
 from ..faces import crop_face, open_recogniser
 from ..faces.detectors import Face
@@ -172,7 +172,7 @@ class Pipeline:
         if semantics is None:
             raise ValueError("a ControlNet draws a reference's expression and head pose; give a reference, or leave it away")
         size = noise.shape[-2] * self.base.factor, noise.shape[-1] * self.base.factor
-        return self.control.maps(identity, semantics, size, self.dsid.readout if self.dsid else None)
+        return self.control.maps(identity, semantics, size, readout_for(self.dsid, semantics))
 
     def noise(self, seed: int, width: int = 0, height: int = 0) -> Tensor:
         """(1, C, h, w) of unit variance, the same on every device."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ...deepexpo_models.dsid import (
-    ARKIT,
     SEMANTIC_FIELDS,
     Identity,
     Semantics,
@@ -32,13 +31,13 @@ CLIP = "clip_vit_h"  # the public encoder whose codes IP-Adapter Plus-Face and F
 
 def encode_identity(dsid: LoadedDSID, image: Tensor) -> Identity:
     """image (B, H, W, 3) in [0, 1], face crops of one person -> one identity, the mean of the pictures' codes."""
-    codes = run_in_batches(dsid, lambda model, x: {"identity": model.encode_identity(x)}, _crops(dsid, image))
+    codes = run_in_batches(dsid, lambda model, x: {"identity": model.encode_identity(x)}, crops_of(dsid, image))
     return average_identities(Identity(codes["identity"], dsid.encoder))
 
 
 def unlike_training(dsid: LoadedDSID, image: Tensor) -> str:
     """image (B, H, W, 3) in [0, 1] -> one sentence where an encoder of drawings is given photographs; "" else."""
-    if dsid.model.trained_on != ("drawings",) or flat_share(_crops(dsid, image)).median() >= FLAT:
+    if dsid.model.trained_on != ("drawings",) or flat_share(crops_of(dsid, image)).median() >= FLAT:
         return ""
     said = (
         f"these pictures look like photographs, and {dsid.encoder} was {trained_on_words(dsid.model.trained_on)} alone: its "
@@ -77,7 +76,7 @@ def _look_at(pictures: Tensor, clip_vision) -> Identity:
 
 def encode_semantics(dsid: LoadedDSID, image: Tensor) -> Semantics:
     """image (B, H, W, 3) in [0, 1], face crops -> B semantic codes."""
-    codes = run_in_batches(dsid, lambda model, x: model.encode_semantics(x), _crops(dsid, image))
+    codes = run_in_batches(dsid, lambda model, x: model.encode_semantics(x), crops_of(dsid, image))
     return Semantics(**codes, encoder=dsid.encoder)
 
 
@@ -105,15 +104,6 @@ def _told(landmarks: dict, track: Track, face_index: int) -> str:
     return note
 
 
-def readout_for(dsid: LoadedDSID | None, semantics: Semantics):
-    """The DSID's read-out of these codes; None for the landmarker's, which need none. Raises ValueError for a DSID that did
-    not make them."""
-    if dsid is None or semantics.encoder == ARKIT:
-        return None
-    require_same_encoder(dsid, semantics)
-    return dsid.model.readout
-
-
 def reenact(dsid: LoadedDSID, identity: Identity, semantics: Semantics) -> Tensor:
     """Codes -> (N, S, S, 3) in [0, 1]; one identity serves all semantics and the other way round.
 
@@ -127,5 +117,6 @@ def reenact(dsid: LoadedDSID, identity: Identity, semantics: Semantics) -> Tenso
     return model_to_comfy(pictures["image"])
 
 
-def _crops(dsid: LoadedDSID, image: Tensor) -> Tensor:
+def crops_of(dsid: LoadedDSID, image: Tensor) -> Tensor:
+    """image (B, H, W, 3) in [0, 1] -> what the encoders see, (B, 3, S, S) in [-1, 1]."""
     return resize(comfy_to_model(image), dsid.config.image_size)

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from ...deepexpo_models.errors import first_line
+from ...deepexpo_models.errors import sentence
 from ...deepexpo_models.weights import read_header
 
 FOLDER = "deepexpo"  # folder key, as in extra_model_paths.yaml, and subfolder of output and input for saved codes
@@ -49,6 +49,5 @@ def _read_kind(path: str) -> str:
     try:
         return read_header(Path(path)).kind
     except Exception as error:  # a schema that fails would take the node away from everyone
-        said = str(error) if isinstance(error, ValueError) else first_line(error)
-        logger.warning("DeepExPo lists %s last: %s", os.path.basename(path), said)
+        logger.warning("DeepExPo lists %s last: %s", os.path.basename(path), sentence(error))
         return ""

@@ -1,17 +1,22 @@
 """Who measures pictures in ComfyUI: the judges that are at hand here, each optional."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from ...deepexpo_models.dsid.mesh import semantics_of
+from ...deepexpo_models.errors import sentence
 from ...deepexpo_models.evaluation.likeness import Seen
-from ...deepexpo_models.faces import RECOGNISERS, open_recogniser
-from ...deepexpo_models.faces.landmarks import track_face
+from ...deepexpo_models.faces import RECOGNISERS, DetectorUnavailable
+from ...deepexpo_models.faces.find import NoFace
+from ...deepexpo_models.faces.landmarks import read_landmarks, track_face
 from ...deepexpo_models.head import load_basis
-from ...deepexpo_models.image import comfy_to_model, resize
-from .folders import PACK_WEIGHTS, insightface_roots
+from ...deepexpo_models.image import comfy_to_model
+from .codes import crops_of
+from .detectors import face_recogniser
+from .folders import PACK_WEIGHTS
 from .landmarks import landmarks_of
 from .memory import LoadedDSID, run_in_batches
 
@@ -25,6 +30,8 @@ NAMES = {
 }
 DRAWN_FILE = "judge.safetensors"
 SURE = 0.5  # of a face, for the landmarker
+ALL_FACES = 0  # of a picture: the largest is taken
+UNFIT = (ValueError, DetectorUnavailable, ImportError, OSError)  # what a judge raises that is missing or sees too little
 
 Judge = Callable[[str], Seen]  # role -> what is seen of that role's pictures
 
@@ -35,11 +42,19 @@ def judge_all(
     """Pictures by role (B, H, W, 3) in [0, 1], `made` among them -> what is seen of each, and the judges' names.
 
     landmarks: FACE_LANDMARKS of roles that have them. auto takes the first judge that is at hand and finds a face in every
-    photo. Raises ValueError, in one sentence, where none is.
+    photo. Raises ValueError, in one sentence, where none is, and for landmarks of another number of pictures.
     """
+    if expression in (AUTO, LANDMARKS):
+        _require_as_many(pictures, landmarks)
+
+    @cache
+    def seen_by(name: str) -> dict[str, Seen]:
+        judge = _opened(name, pictures, landmarks, dsid)
+        return {role: judge(role) for role in pictures}
+
     who, names = {}, []
     for choice, options, part in ((identity, IDENTITY_JUDGES, "identity"), (expression, EXPRESSION_JUDGES, "expression")):
-        name, who[part] = _first(options[1:] if choice == AUTO else (choice,), pictures, landmarks, dsid, part)
+        name, who[part] = _first(options[1:] if choice == AUTO else (choice,), seen_by, part)
         names.append(NAMES.get(name) or (str(dsid.encoder) if dsid else name))
     seen = {
         role: Seen(who["identity"][role].identity, who["expression"][role].expression, who["expression"][role].rotation)
@@ -48,17 +63,28 @@ def judge_all(
     return seen, (names[0], names[1])
 
 
-def _first(options, pictures, landmarks, dsid, part: str) -> tuple[str, dict[str, Seen]]:
+def _first(options: Iterable[str], seen_by: Callable[[str], dict[str, Seen]], part: str) -> tuple[str, dict[str, Seen]]:
     reasons = []
     for name in options:
         try:
-            judge = _opened(name, pictures, landmarks, dsid)
-            seen = {role: judge(role) for role in pictures}
+            seen = seen_by(name)
             _require_faces(seen, part)
             return name, seen
-        except Exception as error:  # optional packages raise anything
-            reasons.append(f"{NAMES.get(name, name)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        except UNFIT as error:
+            reasons.append(f"{NAMES.get(name, name)}: {sentence(error, (ValueError, DetectorUnavailable))}")
     raise ValueError(f"nothing here can judge the {part} of these pictures ({'; '.join(reasons)})")
+
+
+def _require_as_many(pictures: Mapping[str, Tensor], landmarks: Mapping[str, dict | None]) -> None:
+    for role in pictures:
+        if (found := landmarks.get(role)) is None:
+            continue
+        frames, count = len(read_landmarks(found)[0]), len(pictures[role])
+        if frames != count:
+            raise ValueError(
+                f"the landmarks of {_socket(role)} are of {frames} pictures, and {count} are connected; connect those "
+                f"of these pictures, or none"
+            )
 
 
 def _require_faces(seen: Mapping[str, Seen], part: str) -> None:
@@ -66,15 +92,20 @@ def _require_faces(seen: Mapping[str, Seen], part: str) -> None:
         rows = getattr(found, part).isnan().any(1)
         if rows.all() or (role != "made" and rows.any()):
             number = int(rows.nonzero()[0]) + 1
-            raise ValueError(f"no face in picture {number} of {len(rows)} of {'image' if role == 'made' else role}")
+            raise ValueError(f"no face in picture {number} of {len(rows)} of {_socket(role)}")
+
+
+def _socket(role: str) -> str:
+    """Of Measure."""
+    return "image" if role == "made" else role
 
 
 def _opened(name: str, pictures: Mapping[str, Tensor], landmarks: Mapping[str, dict], dsid: LoadedDSID | None) -> Judge:
     if name in RECOGNISERS:
-        recognise = open_recogniser(name, insightface_roots())
+        recognise = face_recogniser(name)
         return lambda role: Seen(identity=_rows(recognise, pictures[role]))
     if name == LANDMARKS:
-        return lambda role: _by_landmarks(landmarks.get(role) or landmarks_of(pictures[role], 1, SURE))
+        return lambda role: _by_landmarks(landmarks.get(role) or landmarks_of(pictures[role], ALL_FACES, SURE))
     if name == DRAWINGS:
         return _drawn_judge(pictures)
     if dsid is None:
@@ -88,7 +119,7 @@ def _rows(recognise, images: Tensor) -> Tensor:
     for image in images:
         try:
             found.append(recognise(image[None]).embeddings[0])
-        except ValueError:
+        except NoFace:
             found.append(torch.full((512,), torch.nan))
     return torch.stack(found)
 
@@ -112,8 +143,9 @@ def _scattered(rows: Tensor, places: list[int], count: int) -> Tensor:
 
 
 def _by_dsid(dsid: LoadedDSID, image: Tensor) -> Seen:
-    crops = resize(comfy_to_model(image), dsid.config.image_size)
-    codes = run_in_batches(dsid, lambda model, x: {"identity": model.encode_identity(x), **model.encode_semantics(x)}, crops)
+    codes = run_in_batches(
+        dsid, lambda model, x: {"identity": model.encode_identity(x), **model.encode_semantics(x)}, crops_of(dsid, image)
+    )
     return Seen(codes["identity"], codes["expression"], codes["rotation"])
 
 

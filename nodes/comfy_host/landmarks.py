@@ -9,6 +9,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...deepexpo_models.errors import first_line
 from ...deepexpo_models.faces.detectors import DetectorUnavailable
 from ...deepexpo_models.faces.landmarks import TASK, find_landmarks, open_landmarker
 from .folders import FOLDER
@@ -20,8 +21,8 @@ CORE_SOURCE = f"huggingface.co/Comfy-Org/mediapipe/resolve/main/detection/{CORE}
 
 @torch.no_grad()
 def landmarks_of(images: Tensor, faces: int, confidence: float) -> dict:
-    """images (B, H, W, C) in [0, 1] -> FACE_LANDMARKS, at most `faces` of a picture. Raises DetectorUnavailable, in one
-    sentence, where no landmarker can be had."""
+    """images (B, H, W, C) in [0, 1] -> FACE_LANDMARKS, at most `faces` of a picture, or 0 for all. Raises
+    DetectorUnavailable, in one sentence, where no landmarker can be had."""
     core, file = core_nodes(), model_file(CORE)
     if core is not None and file is not None:
         model = _core_model(file, file.stat().st_mtime_ns)
@@ -56,8 +57,10 @@ def _core_model(path: Path, _changed: int):
 
     try:
         return core_nodes().FaceLandmarkerModel(comfy.utils.load_torch_file(str(path), safe_load=True))
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     except Exception as error:  # another file of that name, or a damaged one
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error, 100)
         raise DetectorUnavailable(f"{path.name} cannot be used ({reason}); download it again from {CORE_SOURCE}") from error
 
 

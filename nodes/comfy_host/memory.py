@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...deepexpo_models.dsid import DSID, DSIDConfig, EncoderId, load_dsid
+from ...deepexpo_models.dsid.readout import ReadOut
 from ...deepexpo_models.meaf import MEAF, MEAFConfig
 from ...deepexpo_models.weights import trained_on_words
 from .folders import weight_path
@@ -36,6 +37,10 @@ class LoadedDSID:
     @property
     def encoder(self) -> EncoderId:
         return self.model.encoder
+
+    @property
+    def readout(self) -> ReadOut | None:
+        return self.model.readout
 
     @property
     def described(self) -> str:

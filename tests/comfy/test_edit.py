@@ -91,6 +91,31 @@ def test_codes_without_named_numbers_can_be_turned_and_say_so(pack):
         pack.run(NODE, semantics=code, dsid=dsid, preset="happy")
 
 
+@pytest.mark.parametrize(
+    "node, socket, more",
+    [
+        (NODE, "semantics", {}),
+        (NODE, "onto", {"take": "mouth"}),
+        ("DeepExPoPairSheet", "semantics", {"columns": "presets"}),
+        ("DeepExPoPairSheet", "semantics_2", {"columns": "slider"}),
+        ("DeepExPoDrawFaceControl", "semantics", {"style": "mediapipe face"}),
+    ],
+)
+def test_read_outs_are_of_the_dsid_that_made_the_codes(pack, node, socket, more):
+    """Wherever codes come in; those of landmarks need none, whatever is connected."""
+    photo = pack.run("DeepExPoLoadDSID", dsid_name="photo-dsid.safetensors")
+    code = pack.run("DeepExPoEncodeSemantics", dsid=pack.dsid(), image=torch.rand(1, 96, 96, 3))
+    dsid = pack.module("deepexpo_models.dsid")
+    shape = pack.module("deepexpo_models.head").load_basis().points.flatten()[None]
+    who = {"identity": dsid.Identity(torch.eye(1, 8), code.encoder, face_shape=shape)}
+    with pytest.raises(
+        ValueError, match=r"^these codes come from different encoders, DSID .* and DSID .*; encode both"
+    ) as told:
+        pack.run(node, **who, **more, **{socket: code}, dsid=photo)
+    assert "\n" not in str(told.value)
+    pack.run(node, **who, **more, **{socket: dsid.arkit_semantics(torch.zeros(1, 52))}, dsid=photo)
+
+
 def test_single_numbers_are_folded(pack):
     node = pack.loaded.nodes[NODE]
     inputs = {name: spec for part in node.INPUT_TYPES().values() for name, spec in part.items() if isinstance(spec, tuple)}

@@ -172,7 +172,7 @@ def test_connected_landmarks_are_the_judge(pack):
 
 
 def test_auto_goes_on_to_who_is_at_hand(pack, starter, monkeypatch):
-    monkeypatch.setattr(pack.module("nodes.comfy_host.judges"), "insightface_roots", list)
+    monkeypatch.setattr(pack.module("nodes.comfy_host.detectors"), "insightface_roots", list)
     monkeypatch.setattr(pack.module("nodes.comfy_host.landmarks"), "model_file", lambda name: None)
     who = samples(pack, "person_1")
     assert str(starter.encoder) in measure(pack, ("auto", "auto"), image=who, identity=who, dsid=starter)[0]
@@ -204,3 +204,61 @@ def test_a_photo_without_a_face_is_named(pack):
     empty = torch.zeros(1, 128, 128, 3)
     with pytest.raises(ValueError, match="no face in picture 1 of 1 of identity"):
         measure(pack, image=samples(pack, "person_1"), identity=empty)
+
+
+def raising(error: BaseException):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["dsid", "drawings", "landmarks", "buffalo_l"])
+@pytest.mark.parametrize("kind", ["InterruptProcessingException", "OutOfMemoryError", "MemoryError", "KeyError"])
+def test_only_a_missing_or_unfit_judge_is_passed_over(pack, starter, monkeypatch, name, kind):
+    """Whoever judges: a cancelled run ends, and what ComfyUI itself answers (memory) or what is a mistake of ours comes out."""
+    import comfy.model_management as management
+
+    judges, cancelled = pack.module("nodes.comfy_host.judges"), management.InterruptProcessingException
+    errors = (cancelled, torch.cuda.OutOfMemoryError, MemoryError, KeyError)
+    error = next(error for error in errors if error.__name__ == kind)
+    opens = {"dsid": "_by_dsid", "drawings": "_drawn_judge", "landmarks": "landmarks_of", "buffalo_l": "face_recogniser"}
+    monkeypatch.setattr(judges, opens[name], raising(error()))
+    chosen = (name, name) if name in judges.EXPRESSION_JUDGES else (name, "drawings")
+    if name == "landmarks":
+        chosen = ("drawings", name)
+    with pytest.raises(error):
+        measure(pack, chosen, image=samples(pack, "person_1"), dsid=starter)
+
+
+def test_a_judge_of_both_looks_once_at_each_picture(pack, starter, monkeypatch):
+    judges, seen = pack.module("nodes.comfy_host.judges"), []
+    look = judges._by_dsid
+    monkeypatch.setattr(judges, "_by_dsid", lambda dsid, image: seen.append(image) or look(dsid, image))
+    given = {"image": samples(pack, "all references"), "identity": samples(pack, "person_1")}
+    measure(pack, ("dsid", "dsid"), **given, dsid=starter)
+    assert [len(image) for image in seen] == [5, 1]
+
+
+def test_of_several_faces_the_largest_is_measured(pack, monkeypatch):
+    """As landmarkers do, the stand-in gives its most certain faces first, and no more than it is asked for."""
+    small = face(angles=(30.0, 0.0, 0.0), scale=4.0)
+    found = {1: [small, face()], 2: [face()]}
+
+    def landmarker(images, most, confidence):
+        return landmarks(*(found[len(images)][: most or None] for _ in images))
+
+    monkeypatch.setattr(pack.module("nodes.comfy_host.judges"), "landmarks_of", landmarker)
+    picture = samples(pack, "person_1")
+    *_, pose, _ = measure(
+        pack, ("drawings", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture
+    )
+    assert pose == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("role", ["image", "identity", "reference"])
+def test_landmarks_of_other_pictures_are_refused(pack, role):
+    given = dict.fromkeys(("image", "identity", "reference"), samples(pack, "person_1"))
+    for chosen in ("auto", "landmarks"):
+        with pytest.raises(ValueError, match=f"^the landmarks of {role} are of 2 pictures, and 1 are connected; connect"):
+            measure(pack, ("drawings", chosen), **given, **{f"{role}_landmarks": landmarks([face()], [face()])})

@@ -1,12 +1,15 @@
 """A ControlNet in the pipeline: what it is shown, what it does to the picture, and what is refused."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusionControlNetPipeline
 from PIL import Image
 
-from deepexpo_models.dsid.codes import Identity
+from deepexpo_models.dsid.codes import EncoderId, Identity
 from deepexpo_models.dsid.edit import ARKIT
 from deepexpo_models.faces.landmarks import read_landmarks
 from deepexpo_models.head import ARKIT52
@@ -100,6 +103,13 @@ def test_it_draws_what_diffusers_own_pipeline_draws(pipeline, folders, net, seen
         latents=noise, controlnet_conditioning_scale=pipeline.control.strength, output_type="pt",
     ).images  # fmt: skip
     torch.testing.assert_close((found[0] + 1) / 2, expected, atol=2e-3, rtol=0)
+
+
+def test_codes_of_another_dsid_are_not_read_by_the_given_one(pipeline, seen):
+    pipeline.dsid = SimpleNamespace(encoder=EncoderId("one", "a" * 64), readout=None)
+    codes = replace(pipeline.semantics([seen / "40.png"]), encoder=EncoderId("other", "b" * 64))
+    with pytest.raises(ValueError, match=r"different encoders, DSID 'one' .* and DSID 'other' .*; encode both with one"):
+        pipeline("a face", reference=codes, seed=1)
 
 
 def test_the_command_takes_a_controlnet(folders, net, seen, tmp_path):  # noqa: F811
