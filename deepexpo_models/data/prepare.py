@@ -4,7 +4,8 @@
     python -m deepexpo_models.data.prepare --stills DIR --out DIR --size 512 --landmarker face_landmarker.task
 
 With --landmarker every frame is labelled with its points, head pose and expression by MediaPipe's face landmarker, whose 478
-landmarks are kept beside them, and its faces are what is cropped. A still becomes name.jpg and name.json.
+landmarks are kept beside them (`clips.landmark_labels`), and its faces are what is cropped. A still becomes name.jpg and
+name.json.
 
 Every clip becomes a folder of frames with labels.json, at the same place below --out, so the people keep their ids. The
 crop is smooth over time: one square for the whole clip where the head stays about there, else one that follows slowly.
@@ -12,9 +13,9 @@ crop is smooth over time: one square for the whole clip where the head stays abo
 
 import argparse
 import json
-import os
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
 from ..faces.landmarks import TASK, open_landmarker
 from ..faces.track import Tracker
 from ..head import ARKIT52
+from ..whole_files import WriteError, write_folder
 from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
 from .clips.labels import PARTS, UNKNOWN
 from .clips.landmark_labels import LANDMARKS, Detect, read_label, save_landmarks
@@ -73,10 +75,7 @@ def prepare(
     ValueError for a detector that cannot be used, for a folder without clips, for a folder_out within folder_in, where
     folder_out was made with other settings, and while another process writes there.
     """
-    root, out = _folders(folder_in, folder_out)
-    tools, report = open_tools(size, detector, insightface_root, landmarker), index_clips(root)
-    with claimed(out):
-        return _prepare_all(report, root, out, tools)
+    return _prepare(index_clips, _clip_parts, _folders(folder_in, folder_out), size, detector, insightface_root, landmarker)
 
 
 def prepare_stills(
@@ -88,10 +87,7 @@ def prepare_stills(
     landmarker: Detect | None = None,
 ) -> IndexReport:
     """The same for single photographs, as `index_stills` finds them: name.jpg, name.json, and name.txt where it had one."""
-    root, out = _folders(folder_in, folder_out)
-    tools, report = open_tools(size, detector, insightface_root, landmarker), index_stills(root)
-    with claimed(out):
-        return _prepare_all_stills(report, root, out, tools)
+    return _prepare(index_stills, _still_parts, _folders(folder_in, folder_out), size, detector, insightface_root, landmarker)
 
 
 @dataclass(frozen=True)
@@ -119,41 +115,42 @@ def open_tools(size: int, detector: str, insightface_root, landmarker: Detect | 
     return Tools(settings, opened, landmarker)
 
 
-def _prepare_all(report: IndexReport, root: Path, out: Path, tools: Tools) -> IndexReport:
+def _prepare(index, parts_of, folders: tuple[Path, Path], *settings) -> IndexReport:
+    """parts_of(clip, place) yields what is prepared of a clip: where it lies, where it goes, and the function that does it."""
+    root, out = folders
+    tools, report = open_tools(*settings), index(root)
     done, skipped, taken = [], list(report.skipped), set()
-    for clip in tqdm(report.clips, unit="clip"):
-        target = out / clip.path.relative_to(root)
-        target = target if clip.frames else target.with_suffix("")
-        try:
-            if target in taken:
-                raise Unreadable("another clip beside it has the same name; rename one")
-            taken.add(target)
-            prepare_clip(clip, target, tools)
-            done.append(clip)
-        except Unreadable as reason:
-            skipped.append((clip.path, str(reason)))
+    with claimed(out):
+        for clip in tqdm(report.clips, unit="clip"):
+            made = 0
+            for path, target, make in parts_of(clip, lambda path: out / path.relative_to(root)):
+                try:
+                    if target in taken:
+                        raise Unreadable(
+                            f"another {'picture' if clip.still else 'clip'} beside it has the same name; rename one"
+                        )
+                    taken.add(target)
+                    make(target, tools)
+                    made += 1
+                except Unreadable as reason:
+                    skipped.append((path, str(reason)))
+            if made:
+                done.append(replace(clip, count=made) if clip.still else clip)
     return IndexReport(tuple(done), tuple(skipped))
 
 
-def _prepare_all_stills(report: IndexReport, root: Path, out: Path, tools: Tools) -> IndexReport:
-    done, skipped, taken = [], list(report.skipped), set()
-    for person in tqdm(report.clips, unit="person"):
-        count = 0
-        for number, path in enumerate(person.frames):
-            target = (out / path.relative_to(root)).with_suffix(".jpg")
-            try:
-                if target in taken:
-                    raise Unreadable("another picture beside it has the same name; rename one")
-                taken.add(target)
-                _prepare_still(person, number, target, tools)
-                count += 1
-            except Unreadable as reason:
-                skipped.append((path, str(reason)))
-        done += [replace(person, count=count)] if count else []
-    return IndexReport(tuple(done), tuple(skipped))
+def _clip_parts(clip: Clip, place: Callable[[Path], Path]):
+    target = place(clip.path)
+    yield clip.path, target if clip.frames else target.with_suffix(""), partial(prepare_clip, clip)
+
+
+def _still_parts(person: Clip, place: Callable[[Path], Path]):
+    for number, path in enumerate(person.frames):
+        yield path, place(path).with_suffix(".jpg"), partial(_prepare_still, person, number)
 
 
 def _prepare_still(person: Clip, number: int, target: Path, tools: Tools) -> None:
+    """Not by `whole_files`: it looks through the folder at every write, too long where 100,000 stills lie in one."""
     labels = target.with_suffix(".json")
     if labels.exists():
         return _require_same(labels, tools.settings)
@@ -162,46 +159,47 @@ def _prepare_still(person: Clip, number: int, target: Path, tools: Tools) -> Non
     if tools.opened.detect and not faces:
         raise Unreadable("no face found in it")
     face = select_face(faces, 0, "largest", frame.shape[:2]) if faces else _face(frame, None, 0.0)
-    crop, _, transform = crop_face(_floats(frame), face, SCALE, tools.settings["size"])
     target.parent.mkdir(parents=True, exist_ok=True)
-    seen, points = read_label(tools.landmarker, crop) if tools.landmarker else ({}, None)
-    label = _label(person, number, face.points, transform) | seen
+    label, points = _prepare_frame(person, number, frame, face, face.points, target, tools)
     if points is not None:
         save_landmarks(target.with_suffix(f".{LANDMARKS}"), {0: points})
     if caption := person.caption(number):
         target.with_suffix(".txt").write_text(caption, encoding="utf-8")
-    _write_picture(target, crop)
-    labels.write_text(
-        json.dumps({"prepared": tools.settings, "frames": {"0": label} if label else {}})
-    )  # last: now it is whole
+    frames = {"0": label} if label else {}
+    labels.write_text(json.dumps({"prepared": tools.settings, "frames": frames}))  # last: now it is whole
 
 
 def prepare_clip(clip: Clip, target: Path, tools: Tools) -> None:
-    """Crop one clip into the folder `target`, whole or not at all. Raises Unreadable."""
+    """Crop one clip into the folder `target`, whole or not at all. Raises Unreadable, and WriteError where the disk refuses."""
     if target.exists():
         return _require_same(target / LABELS, tools.settings)
     boxes = _find_boxes(clip, tools.opened)
     centres, side = _smooth_path(boxes, clip.fps)
-    partial = target.parent / f".partial-{target.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     labels: dict = {}
     landmarks: dict = {}
-    for number, frame in enumerate(read_frames(clip)):
-        face = _face(frame, None if boxes.whole else centres[min(number, boxes.total - 1)], side)
-        crop, _, transform = crop_face(_floats(frame), face, SCALE, tools.settings["size"])
-        _write_picture(partial / f"{number:06d}.jpg", crop)
-        seen, points = read_label(tools.landmarker, crop) if tools.landmarker else ({}, None)
-        landmarks |= {} if points is None else {number: points}
-        if label := _label(clip, number, boxes.points.get(number), transform) | seen:
-            labels[str(number)] = label
-    if landmarks:
-        save_landmarks(partial / LANDMARKS, landmarks)
-    if clip.captions:
-        (partial / CAPTION).write_text(clip.captions[0], encoding="utf-8")
-    told = {"fps": clip.fps, **({"times": clip.times} if clip.times else {}), "prepared": tools.settings, "frames": labels}
-    (partial / LABELS).write_text(json.dumps(told))
-    os.replace(partial, target)
+    with write_folder(target, replace=False) as folder:
+        for number, frame in enumerate(read_frames(clip)):
+            face = _face(frame, None if boxes.whole else centres[min(number, boxes.total - 1)], side)
+            path, found = folder / f"{number:06d}.jpg", boxes.points.get(number)
+            label, points = _prepare_frame(clip, number, frame, face, found, path, tools)
+            labels |= {str(number): label} if label else {}
+            landmarks |= {} if points is None else {number: points}
+        if landmarks:
+            save_landmarks(folder / LANDMARKS, landmarks)
+        if clip.captions:
+            (folder / CAPTION).write_text(clip.captions[0], encoding="utf-8")
+        told = {"fps": clip.fps, **({"times": clip.times} if clip.times else {}), "prepared": tools.settings, "frames": labels}
+        (folder / LABELS).write_text(json.dumps(told))
+
+
+def _prepare_frame(
+    clip: Clip, number: int, frame: np.ndarray, face: Face, found: np.ndarray | None, path: Path, tools: Tools
+) -> tuple[dict, Tensor | None]:
+    """Write the crop of a face; found: its points (5, 2), if known -> its label, and its landmarks (478, 3)."""
+    crop, _, transform = crop_face(_floats(frame), face, SCALE, tools.settings["size"])
+    _write_picture(path, crop)
+    seen, points = read_label(tools.landmarker, crop) if tools.landmarker else ({}, None)
+    return _label(clip, number, found, transform) | seen, points
 
 
 def _find_boxes(clip: Clip, opened: OpenedDetector) -> _Boxes:
@@ -299,10 +297,10 @@ def main(argv: list[str] | None = None) -> None:
 
             job = ClipJob(given.clips.rstrip("/"), given.size, given.detector, given.insightface, given.landmarker)
             return print(prepare_many(job, given.out, given.workers, given.scheduler).summary())
-        landmarker = open_landmarker(given.landmarker) if given.landmarker else None
+        landmarker = open_landmarker(given.landmarker, faces=0) if given.landmarker else None
         run, index = (prepare, index_clips) if given.clips else (prepare_stills, index_stills)
         report = run(given.clips or given.stills, given.out, given.size, given.detector, given.insightface, landmarker)
-    except (ValueError, DetectorUnavailable) as error:
+    except (ValueError, DetectorUnavailable, WriteError) as error:
         parser.error(str(error))
     print(report.summary())
     print(labels_line(index(given.out).clips) if report.clips else "nothing was prepared")

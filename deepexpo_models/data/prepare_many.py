@@ -15,6 +15,8 @@ from .clips.read import PICTURES, VIDEOS, Unreadable
 from .prepare import Tools, open_tools, prepare_clip
 from .scale import Report, Store, dask_workers, fetch, filesystem, run_jobs
 
+BESIDE = (".json", ".txt")  # labels and caption of a clip, see `clips.index`
+
 
 @dataclass(frozen=True)
 class ClipJob:
@@ -30,10 +32,8 @@ class ClipJob:
         """Raises ValueError for a clip that cannot be used."""
         given = folder.parent / "given"
         fs, root = filesystem(self.clips)
-        if fs.isdir(f"{root}/{name}"):
-            fetch(f"{self.clips}/{name}", given / name)
-        for path in fs.glob(f"{_literal(root)}/{_literal(name)}.*"):  # the video, its labels and caption
-            fetch(fs.unstrip_protocol(path), given / f"{name}{Path(path).suffix}")
+        for path in files_of(fs, f"{root}/{name}"):
+            fetch(fs.unstrip_protocol(path), given / path[len(root) + 1 :])
         try:
             prepare_clip(index_clips(given).clips[0], folder, opened(self))
         except Unreadable as reason:
@@ -44,7 +44,7 @@ class ClipJob:
 def opened(job: ClipJob) -> Tools:
     """Kept open in each process."""
     try:
-        landmarker = open_landmarker(job.landmarker) if job.landmarker else None
+        landmarker = open_landmarker(job.landmarker, faces=0) if job.landmarker else None
     except DetectorUnavailable as reason:
         raise ValueError(str(reason)) from reason
     return open_tools(job.size, job.detector, job.insightface, landmarker)
@@ -73,6 +73,12 @@ def list_clips(clips: str) -> tuple[list[str], dict[str, str]]:
     return sorted(set(found) - twice), dict.fromkeys(sorted(twice), "another clip beside it has the same name; rename one")
 
 
-def _literal(path: str) -> str:
-    """For a glob: no letter of it means anything."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
+def files_of(fs, clip: str) -> list[str]:
+    """A video, given without its ending, or else a folder's own files, and the labels and caption beside it: no clip's else."""
+    beside = [path for path in _files_in(fs, clip.rpartition("/")[0]) if os.path.splitext(path)[0] == clip]
+    videos = [path for path in beside if path.lower().endswith(VIDEOS)]
+    return (videos or _files_in(fs, clip)) + [path for path in beside if path.endswith(BESIDE)]
+
+
+def _files_in(fs, folder: str) -> list[str]:
+    return sorted(fs.find(folder, maxdepth=1))

@@ -96,8 +96,11 @@ def faces_in_pictures(landmarks, images: Tensor) -> list[list[Face]]:
 
 
 def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5):
-    """MediaPipe's landmarker: a function of a picture (H, W, 3) in [0, 1] -> list of FaceMesh. Raises DetectorUnavailable,
-    in one sentence, without the package or its model file."""
+    """MediaPipe's landmarker: a function of a picture (H, W, 3) in [0, 1] -> list of FaceMesh, in its own order.
+
+    faces: so many at most; 0: all, up to MANY_FACES, for whoever chooses the largest. Raises DetectorUnavailable, in one
+    sentence, without the package or its model file.
+    """
     if task is None or not Path(task).is_file():
         raise DetectorUnavailable(f"{TASK} (3.7 MB) is missing; put {TASK_SOURCE} into models/mediapipe")
     with optional("mediapipe"):

@@ -81,7 +81,7 @@ class Landmarks:
 
     def __init__(self, task: Path):
         try:
-            self._detect = open_landmarker(task)
+            self._detect = open_landmarker(task, faces=0)
         except DetectorUnavailable as error:
             raise ValueError(str(error)) from error
 

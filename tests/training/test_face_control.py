@@ -27,13 +27,14 @@ FACES = {
 
 @pytest.fixture
 def seen(monkeypatch, tmp_path):
-    """Photos of one level each, in which a landmarker finds the face of that level; and a landmarker's file."""
+    """Photos of one level each, in which a landmarker finds the face of that level, behind it another one, which is small and
+    comes first; and a landmarker's file."""
 
     def detect(image):
         known = FACES[round(image.mean().item() * 255)]
-        return read_landmarks(landmarks([known]))[0][0]
+        return read_landmarks(landmarks([face(scores(), scale=5.0), known]))[0][0]
 
-    monkeypatch.setattr(face_control, "open_landmarker", lambda task: detect)
+    monkeypatch.setattr(face_control, "open_landmarker", lambda task, faces=1: lambda image: detect(image)[: faces or None])
     for level in FACES:
         Image.fromarray(np.full((64, 64 + level, 3), level, np.uint8)).save(tmp_path / f"{level}.png")
     return tmp_path

@@ -10,8 +10,8 @@ from PIL import Image
 
 from deepexpo_models.data import prepare as prepare_module
 from deepexpo_models.data.clips.index import LABELS, index_clips
-from deepexpo_models.data.prepare_many import ClipJob, list_clips
-from deepexpo_models.data.scale import FAILED, Report, Store, dask_workers, fetch, run_jobs
+from deepexpo_models.data.prepare_many import ClipJob, files_of, list_clips
+from deepexpo_models.data.scale import FAILED, Report, Store, dask_workers, fetch, filesystem, run_jobs
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
@@ -140,3 +140,22 @@ def test_clips_of_one_name_are_told(tmp_path):
     assert list_clips(str(tmp_path)) == (["ann/other"], {"ann/clip": "another clip beside it has the same name; rename one"})
     with pytest.raises(ValueError, match="nothing to prepare"):
         list_clips(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("place", ["local", "memory://deepexpo-names"])
+def test_a_clip_takes_its_own_files_alone(tmp_path, place):
+    fs, root = filesystem(str(tmp_path) if place == "local" else f"{place}-{tmp_path.name}")
+    names = [f"ann/clip.{ending}" for ending in ("MP4", "json", "txt", "take2.mp4", "take2.txt", "bak")]
+    names += [f"ann/clip/{name}" for name in ("other.mp4", "0.png")]  # a folder of the video's name
+    names += [f"ann/frames.2/{name}" for name in ("0.png", "labels.json", "more/0.png")]
+    names += ["ann/frames.2.json", "ann/frames.json", "ann/[x]*.mov", "ann/x.mov"]
+    for name in names:
+        fs.makedirs(f"{root}/{name.rpartition('/')[0]}", exist_ok=True)
+        fs.touch(f"{root}/{name}")
+    for clip, files in {
+        "ann/clip": ["clip.MP4", "clip.json", "clip.txt"],
+        "ann/clip.take2": ["clip.take2.mp4", "clip.take2.txt"],
+        "ann/frames.2": ["frames.2/0.png", "frames.2/labels.json", "frames.2.json"],
+        "ann/[x]*": ["[x]*.mov"],
+    }.items():
+        assert files_of(fs, f"{root}/{clip}") == [f"{root}/ann/{file}" for file in files]

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from deepexpo_models.data import prepare as prepare_module
+from deepexpo_models.data import prepare_many
 from deepexpo_models.data.clips.frame_store import FrameStore
 from deepexpo_models.data.clips.index import index_clips
-from deepexpo_models.data.clips.landmark_labels import LANDMARKS, load_landmarks
+from deepexpo_models.data.clips.landmark_labels import LANDMARKS
 from deepexpo_models.data.clips.stills import index_stills
 from deepexpo_models.data.prepare import prepare, prepare_stills
 from deepexpo_models.faces.landmarks import FaceMesh
@@ -53,9 +56,9 @@ def test_a_clip_gets_pose_numbers_and_landmarks(tmp_path):
     assert set(held) == {str(n) for n in range(12) if n != 7}
     assert held["0"]["pose"] == pytest.approx(ANGLES, abs=0.5)
     assert held["0"]["blendshapes"]["eyeBlinkLeft"] == BLINK and set(held["0"]["blendshapes"]) == set(ARKIT52)
-    found = load_landmarks(tmp_path / "out" / "ann" / LANDMARKS)
-    assert set(found) == {int(n) for n in held} and found[0].shape == (478, 3)
-    assert torch.allclose(found[0][4, :2], torch.tensor(held["0"]["points"][2]), atol=0.01), "the tip of the nose"
+    found = load_file(tmp_path / "out" / "ann" / LANDMARKS)
+    assert found["frames"].tolist() == [int(n) for n in held] and found["points"].shape == (len(held), 478, 3)
+    assert torch.allclose(found["points"][0, 4, :2], torch.tensor(held["0"]["points"][2]), atol=0.01), "the tip of the nose"
     again = prepare(tmp_path / "in", tmp_path / "out", 64, landmarker=detect)
     assert again.summary() == report.summary()
 
@@ -86,15 +89,34 @@ def test_stills_become_crops_with_labels_beside(tmp_path):
         assert clip.labels[0][10:13] == pytest.approx(ANGLES, abs=0.5)
         image, place, *_ = FrameStore([clip], 64).frame(clip, 0)
         assert (place[2].abs() < 0.5).all() and image[0, 32, 32] > 0.5, "the face is in the middle"
-    assert set(load_landmarks(tmp_path / "out" / "ann" / f"1.{LANDMARKS}")) == {0}
+    assert load_file(tmp_path / "out" / "ann" / f"1.{LANDMARKS}")["frames"].tolist() == [0]
     assert sum(clip.count for clip in prepare_stills(tmp_path / "in", tmp_path / "out", 64, landmarker=detect).clips) == 3
     with pytest.raises(ValueError, match="was made with"):
         prepare_stills(tmp_path / "in", tmp_path / "out", 32, landmarker=detect)
 
 
-def test_another_file_is_no_landmarks(tmp_path):
-    from deepexpo_models.weights import save_whole
+@pytest.fixture
+def beside_a_small_face(monkeypatch):
+    """A landmarker that finds the face of `detect`, and before it one of a third of its size."""
 
-    save_whole(tmp_path / "x.safetensors", {"frames": torch.zeros(2, dtype=torch.int32), "points": torch.zeros(2, 68, 3)})
-    with pytest.raises(ValueError, match="holds no landmarks"):
-        load_landmarks(tmp_path / "x.safetensors")
+    def open_landmarker(task, faces=1):
+        def found(picture):
+            (large,) = detect(picture)
+            middle = large.points.mean(0)
+            return [FaceMesh((large.points - middle) / 3 + middle - 5, {"jawOpen": 1.0}, 1.0), large][: faces or None]
+
+        return found
+
+    for module in (prepare_module, prepare_many):
+        monkeypatch.setattr(module, "open_landmarker", open_landmarker)
+
+
+def test_the_largest_face_is_taken_of_all(tmp_path, beside_a_small_face):
+    write_square(tmp_path / "in" / "ann.png", 40, 24)
+    prepare_module.main(
+        ["--stills", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "64", "--landmarker", "face.task"]
+    )
+    (label,) = json.loads((tmp_path / "out" / "ann.json").read_text())["frames"].values()
+    assert label["blendshapes"]["eyeBlinkLeft"] == BLINK and label["blendshapes"]["jawOpen"] == 0
+    job = prepare_many.ClipJob(str(tmp_path), 64, landmarker=Path("face.task"))
+    assert len(prepare_many.opened(job).landmarker(torch.ones(60, 90, 3))) == 2

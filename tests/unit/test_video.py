@@ -474,10 +474,10 @@ def test_crops_are_made_once(tmp_path):
     mark = tmp_path / "out" / "a" / "000000.jpg"
     before = mark.stat().st_mtime_ns
     (tmp_path / "out" / "b" / "labels.json").unlink()
-    (tmp_path / "out" / "b").rename(tmp_path / "out" / ".partial-b")  # as a stop midway leaves it
+    (tmp_path / "out" / "b").rename(tmp_path / "out" / ".deepexpo-b.partial")  # as a stop midway leaves it
     prepare(tmp_path / "in", tmp_path / "out", 32, "none")
     assert mark.stat().st_mtime_ns == before and len(list((tmp_path / "out" / "b").glob("*.jpg"))) == 3
-    assert not list((tmp_path / "out").glob(".partial*"))
+    assert not list((tmp_path / "out").glob(".deepexpo-*"))
     with pytest.raises(ValueError, match=r"was made with .*another --out"):
         prepare(tmp_path / "in", tmp_path / "out", 16, "none")
     with pytest.raises(ValueError, match="lies within"):
@@ -584,7 +584,7 @@ def test_the_landmarker_labels_every_frame_of_a_clip(tmp_path, monkeypatch, caps
     units, angles = landmark_sets.scores(eyeBlink=0.5, mouthSmile=0.25), (20.0, -10.0, 5.0)
     mesh = FaceMesh(landmark_sets.points(units, angles, 0.6, (16.0, 16.0, 0.0)), dict(zip(ARKIT52, units[0].tolist())), 1.0)
     answers = iter([[mesh], [], [mesh]])
-    monkeypatch.setattr(prepare_module, "open_landmarker", lambda path: lambda crop: next(answers))
+    monkeypatch.setattr(prepare_module, "open_landmarker", lambda path, faces: lambda crop: next(answers))
     write_frames(tmp_path / "in" / "ann", 3)
     words = ["--clips", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "32", "--detector", "none"]
     prepare_module.main([*words, "--landmarker", "face_landmarker.task"])

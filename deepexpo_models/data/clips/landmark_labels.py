@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ...dsid.mesh import semantics_of
 from ...dsid.rotation import matrix_to_euler, rotation_to_matrix
-from ...faces.landmarks import POINTS, FaceMesh, Track
+from ...faces.landmarks import FaceMesh, Track
 from ...head import ARKIT52, load_basis
-from ...safetensors_file import open_safetensors
 from ...weights import save_whole
 
 Detect = Callable[[Tensor], list[FaceMesh]]
@@ -37,17 +36,10 @@ def read_label(detect: Detect, crop: Tensor) -> tuple[dict, Tensor | None]:
 
 
 def save_landmarks(path: Path, found: dict[int, Tensor]) -> None:
-    """Frame -> landmarks (478, 3) in pixels of the crop."""
+    """found: frame -> landmarks (478, 3). For programs of others; no training of ours reads the file.
+
+    frames (N,) int32, from 0, those in which a face was found; points (N, 478, 3) float32: x right, y down, z away from the
+    viewer, all in pixels of the crop.
+    """
     frames, points = torch.tensor(list(found), dtype=torch.int32), torch.stack(list(found.values()))
     save_whole(path, {"frames": frames, "points": points.float()}, {"kind": "landmarks"})
-
-
-def load_landmarks(path: Path) -> dict[int, Tensor]:
-    """What `save_landmarks` wrote. Raises ValueError, in one sentence, for any other or damaged file."""
-    with open_safetensors(path) as file:
-        shapes = {name: entry.shape for name, entry in file.entries.items()}
-        count = shapes.get("frames", (0,))[0]
-        if shapes != {"frames": (count,), "points": (count, POINTS, 3)}:
-            raise ValueError(f"{Path(path).name} holds no landmarks; write it again with deepexpo_models.data.prepare")
-        tensors = file.tensors()
-    return dict(zip(tensors["frames"].tolist(), tensors["points"]))
