@@ -184,12 +184,12 @@ def check_shapes(file_name: str, found: dict[str, tuple[int, ...]], expected: di
 
 
 def shape_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
-    """Words like "2 missing (first: a.weight), 1 of another shape (first: b.weight)"; none when all is as expected."""
+    """Words like "2 missing (first: 'a.weight'), 1 of another shape (first: 'b.weight')"; none when all is as expected."""
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys())
     misshapen = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
     problems = (("missing", missing), ("unexpected", extra), ("of another shape", misshapen))
-    return ", ".join(f"{len(names)} {what} (first: {names[0][:LONGEST_SHOWN]})" for what, names in problems if names)
+    return ", ".join(f"{len(names)} {what} (first: {excerpt(names[0], LONGEST_SHOWN)})" for what, names in problems if names)
 
 
 def build_module(make_module: Callable[[Any], Built], operations, header: Header, tensors: dict[str, Tensor]) -> Built:

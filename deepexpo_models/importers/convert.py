@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ..dsid.codes import public_encoder
 from ..meaf import FAMILIES, MEAF, MEAFConfig, UNetShape
 from ..meaf.projectors import PROJECTORS, StreamConfig
+from ..safetensors_file import excerpt
 from ..weights import shape_problems
 from .layouts import KINDS, Kind, Layout, Shapes, layouts
 from .read import PublicFile
@@ -78,8 +79,8 @@ def _refusal(file: PublicFile, known: list[Layout]) -> str:
     nearest = max(known, key=lambda layout: _shared(layout.shapes(), file.shapes))
     if not _shared(nearest.shapes(), file.shapes):
         titles = ", ".join(dict.fromkeys(layout.kind.title for layout in known))
-        first = min(file.shapes)[:80]
-        return f"{file.path.name} is none of the known adapters, its first tensor is {first!r}; choose a file of {titles}"
+        first = excerpt(min(file.shapes))
+        return f"{file.path.name} is none of the known adapters, its first tensor is {first}; choose a file of {titles}"
     problems = shape_problems(file.shapes, nearest.shapes())
     return (
         f"{file.path.name} is none of the known adapters; {nearest.title} is nearest, but of its tensors are {problems}: "

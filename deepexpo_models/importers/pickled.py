@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..safetensors_file import excerpt
+
 MAX_OPCODES = 200_000  # the largest published adapter, of 1,335 tensors, has about 40,000
 START, STOP = b"\x80\x02", ord(".")
 STORAGES = {
@@ -106,7 +108,7 @@ class _Machine:
 def _global(machine: _Machine) -> None:
     name = f"{machine.line()} {machine.line()}"
     if name not in NAMES:
-        raise Foreign(f"it names {name[:80]}")
+        raise Foreign(f"it names {excerpt(name)}")
     machine.stack.append(NAMES[name])
 
 

@@ -390,13 +390,23 @@ def test_other_kinds_are_refused(tmp_path, faceid, capsys):
 def test_another_base_is_refused(tmp_path, faceid, capsys):
     wide = {n: x.repeat(1, 2)[:, :1024].clone() if "_ip." in n else x for n, x in faceid.items()}
     said = sentence(written(tmp_path, wide), capsys=capsys)
-    assert "FaceID for sd15 is nearest" in said and "32 of another shape (first: ip_adapter.1.to_k_ip.weight)" in said
+    assert "FaceID for sd15 is nearest" in said and "32 of another shape (first: 'ip_adapter.1.to_k_ip.weight')" in said
 
 
 def test_missing_and_extra_tensors_are_refused(tmp_path, faceid, capsys):
     less = {name: x for name, x in faceid.items() if name != "ip_adapter.31.to_v_ip.weight"}
-    assert "1 missing (first: ip_adapter.31.to_v_ip.weight)" in sentence(written(tmp_path, less), capsys=capsys)
-    assert "1 unexpected (first: model.weight)" in sentence(written(tmp_path, {**faceid, **SMALL}), capsys=capsys)
+    assert "1 missing (first: 'ip_adapter.31.to_v_ip.weight')" in sentence(written(tmp_path, less), capsys=capsys)
+    assert "1 unexpected (first: 'model.weight')" in sentence(written(tmp_path, {**faceid, **SMALL}), capsys=capsys)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "two\u2028lines", "\x1b[2J", "a" * 500])
+def test_names_of_a_file_keep_the_sentence_whole(tmp_path, faceid, capsys, name):
+    """`sentence` asserts one line of a screen's length; a flipped bit may make a name of anything."""
+    for file in ({name: torch.zeros(3, 3)}, {**faceid, name: torch.zeros(3, 3)}):
+        said = sentence(written(tmp_path, file), capsys=capsys)
+        assert said.strip().isprintable()
+    torch.save({"image_proj": faceid, name: {"x": torch.zeros(1)}}, tmp_path / "given.bin")
+    assert sentence(tmp_path / "given.bin", capsys=capsys).strip().isprintable()
 
 
 def test_whole_numbers_are_no_weights(tmp_path, faceid, capsys):
