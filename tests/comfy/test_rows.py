@@ -4,6 +4,7 @@ docs/callers.md is the table of them.
 """
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -389,3 +390,23 @@ def test_equal_latents_are_told_apart_by_the_statement_only(light):
     assert list(rows.window_latents({}, full, full)) == [0, 1, 2]
     assert list(rows.window_latents({}, full[[0, 1]], full)) == [None, 1]
     assert list(rows.window_latents({"ad_params": {"sub_idxs": [2, 1]}}, full[[2, 1]], full)) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("window", "shown"),
+    [
+        ({"index_list": [1, 2]}, [1, 2]),
+        ({"index_list": [1, 2], "causal_anchor_index": 0}, [0, 1, 2]),
+        ({"index_list": [1, 2], "causal_anchor_index": -1}, [1, 2]),
+        ({"index_list": [1, 2], "guide_frames_indices": [1, 0]}, [1, 2, 5, 4]),
+        ({"index_list": [1, 2], "causal_anchor_index": 0, "guide_frames_indices": [1]}, [0, 1, 2, 5]),
+    ],
+)
+def test_the_statement_of_a_window_of_comfyui(light, window, shown):
+    """As ComfyUI 0.33 builds it: an anchor before the frames, guides after them, which lie behind the frames of the whole. Of
+    latents that were changed on the way the statement alone tells which they are."""
+    rows, full = light.pack.module("nodes.comfy_host.rows"), latents(batch=6)
+    options = {"context_window": SimpleNamespace(dim=0, total_frames=4, **window)}
+    assert list(rows.window_latents(options, full[shown] + 1, full)) == shown
+    along_time = {"context_window": SimpleNamespace(dim=2, total_frames=4, **window)}
+    assert list(rows.window_latents(along_time, full[shown] + 1, full)) == [None] * len(shown)
