@@ -308,6 +308,25 @@ def test_masks_are_cropped_with_an_area(studio, where):
     assert torch.equal(outside, off) and same(inside, on) and not same(on, off)
 
 
+def test_an_area_that_hangs_over_the_edge(studio):
+    """The U-Net sees what of it is in the picture; so do masks: the mask's edge stays where it is. In a flat picture no pixel
+    tells where a crop lies."""
+    import nodes
+
+    height, width = 8, 16
+    left = torch.zeros(1, 8 * height, 8 * width)
+    left[..., : 6 * width] = 1  # of the visible half the first half
+    prompt = conditioning("sd15", 1)
+    positive = nodes.ConditioningSetArea().append(prompt, 8 * width, 8 * height, 4 * width, 0, 1.0)[0]
+    noisy = torch.full_like(latents(height=height, width=width), 0.5)
+    inside = nodes.ConditioningSetArea().append(prompt, 4 * width, 8 * height, 4 * width, 0, 1.0)[0]
+    for model in (studio.apply(), studio.apply(mask=left), studio.apply(mask=1 - left)):
+        over, exact = (predict_noise(model, noisy, 500, given)[..., width // 2 :] for given in (positive, inside))
+        assert same(over, exact)
+    on, off = (predict_noise(model, noisy, 500, positive) for model in (studio.apply(mask=left), studio.model))
+    assert not same(on[..., width // 2 :], off[..., width // 2 :])
+
+
 def test_two_areas_of_one_size_in_one_call(studio):
     import nodes
 
