@@ -9,6 +9,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))  # for `rig`; at the end, so that it hides nothing
 
 from rig import host
+from rig.browser import no_browser
 from rig.server import running_server
 
 REASON = host.start()
@@ -33,11 +34,15 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 
 def pytest_terminal_summary(terminalreporter):
-    here = "tests/comfy/"
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if here in report.nodeid]
-    if REASON and skipped:
-        terminalreporter.section("no ComfyUI", red=True)
-        terminalreporter.write_line(f"{len(skipped)} tests on a real ComfyUI skipped: {REASON}", red=True)
+    tell_skipped(terminalreporter, "tests/comfy/", REASON, "no ComfyUI", "on a real ComfyUI")
+    tell_skipped(terminalreporter, "tests/comfy/test_browser.py", no_browser(), "no browser", "in a browser")
+
+
+def tell_skipped(terminalreporter, below: str, reason: str | None, title: str, where: str) -> None:
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if below in report.nodeid]
+    if reason and skipped:
+        terminalreporter.section(title, red=True)
+        terminalreporter.write_line(f"{len(skipped)} tests {where} skipped: {reason}", red=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,10 +7,9 @@ import pytest
 from rig.blueprint import INSIDE, OUTSIDE
 from rig.graphs import WORKFLOWS, read_workflow
 from rig.host import PACK
-from templates import TEMPLATES
+from templates import BLUEPRINTS as MADE
 
 FOLDER = PACK / "subgraphs"
-MADE = {name: template.blueprint for name, build in TEMPLATES.items() if (template := build()).blueprint}
 
 
 def read(name: str) -> tuple[dict, dict]:

@@ -4,15 +4,19 @@
 """
 
 import json
+from collections.abc import Collection
 
 import pytest
 
-from rig.browser import PATIENCE, no_browser, open_frontend, server_arguments
-from rig.graphs import WORKFLOWS
+from rig.browser import APP_MODE, PATIENCE, no_browser, open_frontend, server_arguments
+from rig.graphs import WORKFLOWS, read_workflow
+from rig.host import PACK
 from rig.server import running_server
+from templates import BLUEPRINTS, TEMPLATES
 
 pytestmark = pytest.mark.skipif(bool(no_browser()), reason=no_browser() or "-")
-TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+NEWER = {"LoadVideo": {"video-preview"}, "CreateVideo": {"bit_depth"}}  # than 0.3.64
+APP = "16_photo_sd15_app"
 EMPTY = {"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 EDITOR = """async () => {
     const node = window.LiteGraph.createNode('DeepExPoEditSemantics');
@@ -84,12 +88,21 @@ RUN = """async () => {
 
 
 @pytest.fixture(scope="module")
-def frontend(tmp_path_factory):
-    with (
-        running_server(tmp_path_factory.mktemp("comfyui"), arguments=server_arguments()) as server,
-        open_frontend(server.url) as page,
-    ):
+def served(tmp_path_factory):
+    with running_server(tmp_path_factory.mktemp("comfyui"), arguments=server_arguments()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def frontend(served):
+    with open_frontend(served.url) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def known(served) -> dict[str, set[str]]:
+    """Node type -> names of its inputs on this ComfyUI."""
+    return {kind: {name for part in told["input"].values() for name in part} for kind, told in served.object_info().items()}
 
 
 @pytest.fixture(params=["canvas", "nodes 2.0"])
@@ -111,13 +124,67 @@ def difference(a: list, b: list) -> float:
     return sum(abs(x - y) for x, y in zip(a, b)) / len(a)
 
 
+def template(name: str) -> dict:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def comparable(graph: dict, known: dict, outside: Collection[str] = ()) -> dict:
+    """Node id -> its type and those inputs that this ComfyUI and the oldest one have; none that comes from `outside`."""
+
+    def inputs(node: dict) -> dict:
+        given = node["inputs"] | {name.split(".")[-1]: value for name, value in node["inputs"].items() if "." in name}
+        both = known[node["class_type"]] - NEWER.get(node["class_type"], set())
+        return {name: v for name, v in given.items() if name in both and not (isinstance(v, list) and v[0] in outside)}
+
+    return {key: (node["class_type"], inputs(node)) for key, node in graph.items()}
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_template_opens(frontend, name):
-    """What it sends is test_frontend's."""
-    found = frontend.open(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+def test_template_opens_and_sends_its_api_twin(drawn_by, frontend, known, name):
+    found = frontend.open(template(name))
     frontend.fit()
-    frontend.keep(f"template {name}")
-    assert found["missing"] == [] and found["api"] and not frontend.errors
+    frontend.keep(f"template {name}, {drawn_by}")
+    assert found["missing"] == [] and not frontend.errors
+    assert comparable(found["api"], known) == comparable(read_workflow(name), known)
+    if drawn_by == "nodes 2.0" and name != APP:
+        assert frontend.page.locator("[data-node-id]").count() == found["nodes"]
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_blueprint_opens_and_sends_the_core_of_its_template(drawn_by, frontend, known, name):
+    found = frontend.open(json.loads((PACK / "subgraphs" / f"{BLUEPRINTS[name].name}.json").read_text(encoding="utf-8")))
+    frontend.fit()
+    frontend.keep(f"blueprint {BLUEPRINTS[name].name}, {drawn_by}")
+    assert found["missing"] == [] and not frontend.errors
+    sent = comparable(unfolded(found["api"]), known)
+    twin = read_workflow(name)
+    expected = comparable({key: twin[key] for key in sent}, known, outside=twin.keys() - sent.keys())
+    for key, (_, inputs) in expected.items():  # what comes from outside is a widget's own value, or nothing
+        assert (sent[key][0], {name: sent[key][1][name] for name in inputs}) == expected[key]
+
+
+def unfolded(api: dict) -> dict:
+    """A subgraph's nodes by the ids that they have in it."""
+    inside = {key: key.split(":")[-1] for key in api}
+    return {
+        inside[key]: {
+            **node,
+            "inputs": {name: [inside[v[0]], v[1]] if isinstance(v, list) else v for name, v in node["inputs"].items()},
+        }
+        for key, node in api.items()
+    }
+
+
+def test_the_app_template_opens_as_an_app(frontend):
+    if not frontend.has(APP_MODE):
+        pytest.skip("this frontend has no App mode")
+    workflow = template(APP)
+    frontend.open(workflow)
+    frontend.page.get_by_test_id("linear-run-button").wait_for()
+    frontend.keep("app")
+    assert frontend.page.get_by_test_id("app-mode-widget-item").count() == len(workflow["extra"]["linearData"]["inputs"])
+    frontend.open(template("02_photo_sd15"))
+    assert frontend.page.get_by_test_id("app-mode-widget-item").count() == 0 and not frontend.errors
 
 
 def test_a_slider_moves_the_head(editor, drawn_by, frontend):
@@ -183,7 +250,7 @@ def test_a_head_is_drawn_thirty_times_a_second(frontend):
 
 
 def test_run_gives_a_picture(frontend):
-    frontend.open(json.loads((WORKFLOWS / "01_starter.json").read_text(encoding="utf-8")))
+    frontend.open(template("01_starter"))
     frontend.page.evaluate(RUN)
     frontend.page.wait_for_function("() => window.pictures.some(({ type }) => type === 'output')")
     frontend.page.wait_for_timeout(3000)

@@ -20,7 +20,8 @@ CHROMIUM = (
 )
 PATIENCE = 240_000  # ms; frontends are slow on a busy machine
 READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types?.DeepExPoEditSemantics"
-OLDEST_NODES_2 = (1, 30)  # 1.27.10's is an experiment that one has to ask for; 1.58.1's was tried
+NODES_2 = (1, 30)  # the first with it; 1.27.10's is an experiment that one has to ask for; 1.58.1's was tried
+APP_MODE = (1, 42)  # the first that opens a workflow as an app
 VERSION = "() => window.__COMFYUI_FRONTEND_VERSION__ ?? '0.0'"
 SET_NODES_2 = """async (on) => {
     const { setting } = window.app.extensionManager;
@@ -31,9 +32,10 @@ OPEN = """async (workflow) => {
     await window.app.loadGraphData(workflow);
     await new Promise((done) => setTimeout(done, 1500));
     const known = window.LiteGraph.registered_node_types;
-    const missing = window.app.graph.nodes.map((node) => node.type).filter((type) => !(type in known));
+    const all = ({ nodes }) => nodes.flatMap((node) => [node, ...(node.subgraph ? all(node.subgraph) : [])]);
+    const missing = all(window.app.graph).map((node) => node.type).filter((type) => !(type in known));
     const { output } = await window.app.graphToPrompt();
-    return { missing, api: output };
+    return { missing, nodes: window.app.graph.nodes.length, api: output };
 }"""
 FIT = """async () => {
     window.app.canvas.ds.scale = 1;
@@ -41,7 +43,7 @@ FIT = """async () => {
     await new Promise((done) => setTimeout(done, 1200));
 }"""
 DIALOGS = """() => [...document.querySelectorAll('[role=dialog], .p-dialog, .comfy-modal')]
-    .some((element) => element.offsetParent !== null)"""
+    .some((element) => element.checkVisibility())"""
 
 
 def no_browser() -> str:
@@ -59,11 +61,12 @@ def server_arguments() -> tuple[str, ...]:
 @dataclass
 class Frontend:
     page: object  # of playwright
-    errors: list[str] = field(default_factory=list)  # the page's own exceptions
+    errors: list[str] = field(default_factory=list)  # the page's own exceptions since a workflow was opened
 
     def open(self, workflow: dict) -> dict:
-        """A workflow in the frontend's format -> its missing node types and its API format. What the frontend then says, of
-        models to download for one, is put away."""
+        """A workflow in the frontend's format -> its missing node types, in subgraphs too, how many nodes it shows, and its API
+        format. What the frontend then says, of models to download for one, is put away."""
+        self.errors.clear()
         found = self.page.evaluate(OPEN, workflow)
         for _ in range(8):
             if not self.page.evaluate(DIALOGS):
@@ -75,11 +78,13 @@ class Frontend:
     def fit(self) -> None:
         self.page.evaluate(FIT)
 
+    def has(self, feature: tuple[int, int]) -> bool:
+        """NODES_2 or APP_MODE."""
+        return tuple(map(int, self.page.evaluate(VERSION).split(".")[:2])) >= feature
+
     def nodes_2(self, on: bool) -> bool:
         """Whether nodes are now drawn that way; frontends before Nodes 2.0 cannot."""
-        if on and tuple(map(int, self.page.evaluate(VERSION).split(".")[:2])) < OLDEST_NODES_2:
-            return False
-        return self.page.evaluate(SET_NODES_2, on)
+        return False if on and not self.has(NODES_2) else self.page.evaluate(SET_NODES_2, on)
 
     def keep(self, name: str) -> None:
         if folder := os.environ.get("DEEPEXPO_SCREENSHOTS"):

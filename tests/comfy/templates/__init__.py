@@ -21,5 +21,6 @@ TEMPLATES = {
     "15_two_people_with_maps": studio.two_people_with_maps,
     "16_photo_sd15_app": studio.photo_sd15_app,
 }
+BLUEPRINTS = {name: made for name, build in TEMPLATES.items() if (made := build().blueprint)}  # by the name of the template
 
-__all__ = ["TEMPLATES", "Blueprint", "Template"]
+__all__ = ["BLUEPRINTS", "TEMPLATES", "Blueprint", "Template"]
