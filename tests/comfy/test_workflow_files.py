@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from rig.graphs import WORKFLOWS, read_workflow
+from rig.layout import WIDGETS
 from rig.pack import node_definitions
 from templates import TEMPLATES
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}  # the frontend's own: not sent to the server
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 FOLDERS = {
     "CheckpointLoaderSimple": "models/checkpoints",
     "LoraLoader": "models/loras",

@@ -88,10 +88,6 @@ def with_made_up_landmarks(graph: dict) -> dict:
     return graph
 
 
-def test_there_are_at_least_five():
-    assert len(NAMES) >= 5
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_runs(server, name):
     if name not in TO_RUN:

@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))
+sys.path += [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # last: `rig` imports nothing of ComfyUI by itself
 
-from deepexpo_models.dsid import Identity, arkit_semantics, public_encoder
+from deepexpo_models.dsid import SEMANTIC_FIELDS, Identity, arkit_semantics, public_encoder
 from deepexpo_models.dsid.mesh import Framing, face_points, face_shape_of, semantics_of
 from deepexpo_models.dsid.presets import preset_semantics
 from deepexpo_models.faces.landmarks import find_landmarks, open_landmarker, track_face
 from deepexpo_models.head import load_basis
 from deepexpo_models.head.control import draw_control
+from rig.photos import astronaut
 
 SIDE, STYLES, PRESETS = 300, ("shaded", "mediapipe face"), "none, happy, angry, surprised"
-FIELDS = ("expression", "rotation", "translation", "log_scale")  # of a code
 TURN = (25.0, -5.0, 5.0)  # degrees, of the last column
 
 
@@ -41,7 +41,8 @@ def main() -> None:
     person = Identity(anyone, public_encoder("buffalo_l"), face_shape=face_shape_of(track, basis))
     presets = preset_semantics(PRESETS)
     turned = replace(presets, rotation=arkit_semantics(torch.zeros(1, 52), torch.tensor([TURN])).rotation.expand(4, -1))
-    codes = [semantics_of(track, basis), presets, replace(turned, **{name: getattr(turned, name)[3:] for name in FIELDS})]
+    last = replace(turned, **{name: getattr(turned, name)[3:] for name in SEMANTIC_FIELDS})
+    codes = [semantics_of(track, basis), presets, last]
     rows = [[picture for code in codes for picture in draw(person, code, style, basis)] for style in STYLES]
     shown = np.concatenate([np.concatenate(row, axis=1) for row in rows])
     beside = Image.fromarray(photo).resize((2 * SIDE, 2 * SIDE))
@@ -52,12 +53,6 @@ def main() -> None:
 def draw(person: Identity, code, style: str, basis) -> list[np.ndarray]:
     points = face_points(person, code, basis, (SIDE, SIDE), Framing(0.7, 0.5, 0.5))
     return [(picture * 255).byte().numpy() for picture in draw_control(points, (SIDE, SIDE), style, basis)]
-
-
-def astronaut() -> np.ndarray:
-    from skimage import data
-
-    return data.astronaut()
 
 
 def crop(picture: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # last: `nodes` is ComfyUI's module first
 
 from rig import host
+from rig.layout import WIDGETS
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 BIG = 1e18  # beyond any widget's range
 SNAPSHOT = HERE / "schemas.json"
 FILES = {("DeepExPoLoadDSID", "dsid_name"), ("DeepExPoLoadMEAF", "meaf_name"), ("DeepExPoLoadIdentity", "name"),

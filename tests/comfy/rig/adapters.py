@@ -30,10 +30,8 @@ ADAPTERS = {  # name of the files that the command writes -> what they are made 
 def write_adapter(models: Path, name: str) -> None:
     """The adapter's published file, made and imported: models/deepexpo/<name>, and models/loras/<name> where it has a LoRA."""
     adapter = ADAPTERS[name]
-    numbers, context = published.PUBLISHED[adapter.base]
-    shapes = published.adapter_shapes(numbers, context, adapter.projector, adapter.lora)
     given = (models / name).with_suffix(".bin")
-    torch.save(published.nested(published.random_file(shapes, dtype=torch.float16)), given)
+    _publish(adapter, given)
     command = [sys.executable, "-m", "deepexpo_models.importers", given, "--kind", adapter.kind]
     outputs = ["--out", models / "deepexpo" / name] + (["--lora-out", models / "loras" / name] if adapter.lora else [])
     subprocess.run([*command, *outputs], cwd=PACK, check=True)
@@ -48,10 +46,13 @@ IN_PLACE = {  # models/<folder>/<name>, as their authors publish them
 
 def write_in_place(models: Path, name: str) -> None:
     """models/<name>, of IN_PLACE."""
-    adapter = IN_PLACE[name]
+    _publish(IN_PLACE[name], models / name)
+
+
+def _publish(adapter: Adapter, path: Path) -> None:
+    """The file as its authors offer it, at random weights."""
     numbers, context = published.PUBLISHED[adapter.base]
     shapes = published.adapter_shapes(numbers, context, adapter.projector, adapter.lora)
-    path = models / name
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(published.nested(published.random_file(shapes, dtype=torch.float16)), path)
 

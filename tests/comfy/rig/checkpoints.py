@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .families import describe, random_weight
+from .families import controlnet_layers, describe, random_weight
 
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
 VAE = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
-HINT, UNION_TYPES = "controlnet_cond_embedding", 8
+UNION_TYPES = 8
 MID = {"transformer_depth": [0, 0, 0, 0, 1, 1], "transformer_depth_middle": 1, "transformer_depth_output": [0] * 6 + [1] * 3}
 
 
@@ -45,14 +45,7 @@ def _sdxl_controlnet(union: bool) -> dict[str, Tensor]:
     config = {**_unet_config("sdxl"), **MID}
     more = {"union_controlnet_num_control_type": UNION_TYPES} if union else {}
     tensors = _controlnet({**config, **more})
-    published = {ours: theirs for theirs, ours in comfy.utils.unet_to_diffusers(config).items()}
-    zeros = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in tensors)
-    hints = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("input_hint_block.")})
-    layers = {f"zero_convs.{n}.0": f"controlnet_down_blocks.{n}" for n in range(zeros)}
-    layers |= {"middle_block_out.0": "controlnet_mid_block", f"input_hint_block.{hints[0]}": f"{HINT}.conv_in"}
-    layers |= {f"input_hint_block.{n}": f"{HINT}.blocks.{i}" for i, n in enumerate(hints[1:-1])}
-    layers[f"input_hint_block.{hints[-1]}"] = f"{HINT}.conv_out"
-    published |= {f"{a}.{end}": f"{b}.{end}" for a, b in layers.items() for end in ("weight", "bias")}
+    published = {ours: theirs for theirs, ours in comfy.utils.unet_to_diffusers(config).items()} | controlnet_layers(tensors)
     return {published.get(name, name).replace(".attn.in_proj.", ".attn.in_proj_"): tensor for name, tensor in tensors.items()}
 
 

@@ -3,6 +3,7 @@
 Nothing of ComfyUI is imported before it is needed: see host.start().
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +76,23 @@ FAMILIES = {
         Family("sdxl", "SDXL", SDXL_BLOCKS, Widths(320, 2048, 64, 1280), linear=True, pooled=True),
     )
 }
+
+
+def controlnet_layers(names: Iterable[str]) -> dict[str, str]:
+    """ComfyUI's name -> diffusers' of the weights that a ControlNet has beside its U-Net's: of its map, and of its joins.
+
+    names: all of its weights, as ComfyUI has them.
+    """
+    names = list(names)
+    zeros = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in names)
+    hints = sorted({int(name.split(".")[1]) for name in names if name.startswith("input_hint_block.")})
+    places = ["conv_in", *(f"blocks.{number}" for number in range(len(hints) - 2)), "conv_out"]
+    layers = {f"zero_convs.{number}.0": f"controlnet_down_blocks.{number}" for number in range(zeros)}
+    layers |= {
+        f"input_hint_block.{hint}": f"controlnet_cond_embedding.{place}" for hint, place in zip(hints, places, strict=True)
+    }
+    layers["middle_block_out.0"] = "controlnet_mid_block"
+    return {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in layers.items() for part in ("weight", "bias")}
 
 
 RESIDUALS = ("to_out.0.weight", "net.2.weight", "proj_out.weight", "out_layers.3.weight")  # what a skip adds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .families import TINY, Widths, describe, randomise, scaled
+from .families import TINY, Widths, controlnet_layers, describe, randomise, scaled
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -155,12 +155,7 @@ def controlnet_twin(control, twin: UNet2DConditionModel, config: dict):
 
     weights = control.control_model.state_dict()
     names = {theirs: ours for theirs, ours in unet_to_diffusers(config).items() if ours in weights}
-    hints = sorted({int(name.split(".")[1]) for name in weights if name.startswith("input_hint_block")})
-    places = ["conv_in", *(f"blocks.{i}" for i in range(len(hints) - 2)), "conv_out"]
-    joins = {f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(len(control.control_model.zero_convs))}
-    joins |= {f"controlnet_cond_embedding.{p}": f"input_hint_block.{i}" for p, i in zip(places, hints, strict=True)}
-    joins["controlnet_mid_block"] = "middle_block_out.0"
-    names |= {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in joins.items() for part in ("weight", "bias")}
+    names |= {theirs: ours for ours, theirs in controlnet_layers(weights).items()}
     other = ControlNetModel.from_unet(twin, conditioning_channels=3, load_weights_from_unet=False)
     other.load_state_dict({name: weights[names[name]] for name in other.state_dict()}, strict=True)
     return other.eval().requires_grad_(False)

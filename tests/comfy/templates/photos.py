@@ -78,8 +78,8 @@ def control(net: str, image: str, strength: float, end: float, conditioned=(("pr
     return Box("ControlNetApplyAdvanced", {**given, "strength": strength, "end_percent": end}, title)
 
 
-def sd15_columns(code: str, name: str, batch: int | tuple = 1, text: str = PROMPT) -> list[tuple[int, dict[str, Box]]]:
-    """From the codes to the picture: FaceID for who it is, the MediaPipe-face ControlNet for expression and pose."""
+def sd15_columns(code: str, batch: int | tuple = 1, text: str = PROMPT) -> list[tuple[int, dict[str, Box]]]:
+    """From the codes to decoded pictures: FaceID for who it is, the MediaPipe-face ControlNet for expression and pose."""
     sampling = sampler("apply", ("control", 0), ("control", 1), cfg=6.0, sampler_name="dpmpp_2m", scheduler="karras")
     return [
         (270, {"base": checkpoint(files.SD15), "meaf": adapter(files.FACEID), "map": face_map(code, "mediapipe face", 512)}),
@@ -88,7 +88,6 @@ def sd15_columns(code: str, name: str, batch: int | tuple = 1, text: str = PROMP
             "control": control("controlnet", "map", 0.9, 0.75), "size": size(batch, 512, 512),
         }),
         (290, {"prompt": prompt(text), "negative": negative(NEGATIVE), **sampling}),
-        (330, {"save": save(name, 420)}),
     ]  # fmt: skip
 
 
@@ -109,7 +108,8 @@ def photo_sd15() -> Template:
                 "reference landmarks": landmarks(("reference", 0), "Landmarks of the reference"),
                 "semantics": semantics("reference landmarks"),
             }),
-            *sd15_columns("semantics", "photo_sd15"),
+            *sd15_columns("semantics"),
+            (330, {"save": save("photo_sd15", 420)}),
         ],
         note_height=290,
         models=files.LANDMARKER.link,
@@ -147,7 +147,8 @@ def expression_and_pose_from_two_photos() -> Template:
                     "Combine Semantics",
                 ),
             }),
-            *sd15_columns("semantics", "expression_and_pose_from_two_photos"),
+            *sd15_columns("semantics"),
+            (330, {"save": save("expression_and_pose_from_two_photos", 420)}),
         ],
         note_below=(0, 2),
         note_height=250,
@@ -177,7 +178,8 @@ def one_person_many_expressions() -> Template:
                     "DeepExPoExpressionPresets", {"expressions": "happy, sad, angry, surprised"}, "Expression Presets", 150
                 ),
             }),
-            *sd15_columns("presets", "one_person_many_expressions", ("presets", 1), "studio portrait, grey wall"),
+            *sd15_columns("presets", ("presets", 1), "studio portrait, grey wall"),
+            (330, {"save": save("one_person_many_expressions", 420)}),
         ],
         note_height=290,
         models=files.LANDMARKER.link,

@@ -103,8 +103,6 @@ def clip() -> Template:
 
 def clip_on_photos() -> Template:
     """A person of a photograph who moves like the one in a video."""
-    map_given = {"semantics": ("smooth", 0), "identity": ("identity", 0), "width": 512, "height": 512}
-    sampling = sampler("apply", ("control", 0), ("control", 1), cfg=6.0, sampler_name="dpmpp_2m", scheduler="karras")
     return Template(
         photos.note(
             "**A video and a photograph**: this *person*, moving as in the video: a code per frame, smoothed, drawn as maps.",
@@ -126,15 +124,7 @@ def clip_on_photos() -> Template:
                 "identity": photos.identity("buffalo_l"),
             }),
             (380, {"smooth": smooth("codes", ("frames", 2))}),
-            (270, {
-                "base": photos.checkpoint(files.SD15), "meaf": photos.adapter(files.FACEID),
-                "map": Box("DeepExPoDrawFaceControl", map_given, "Draw Face Control", 560),
-            }),
-            (270, {
-                "apply": photos.apply(), "controlnet": photos.controlnet(files.FACE_CONTROLNET),
-                "control": photos.control("controlnet", "map", 0.9, 0.75), "size": sized(("smooth", 2), 512, 512),
-            }),
-            (290, {"prompt": prompt(photos.PROMPT), "negative": negative(photos.NEGATIVE), **sampling}),
+            *photos.sd15_columns("smooth", ("smooth", 2)),
             (360, video("decode", ("frames", 2), "clip_on_photos", audio=("frames", 1))),
         ],
         note_below=(0, 2),
