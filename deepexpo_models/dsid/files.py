@@ -17,6 +17,7 @@ from .model import DSID
 from .readout import PREFIX, ReadOut
 
 THUMBNAIL, THUMBNAIL_SIZE = "thumbnail", 128  # name in a code's file; pixels a side
+THUMBNAIL_SHAPE = (THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
 TAGS, MOST_TAGS, LONGEST_TAG = "tags", 32, 60  # name in the metadata; letters
 
 
@@ -113,7 +114,7 @@ def load_thumbnail(path: Path) -> Tensor | None:
     """
     with open_safetensors(path) as file:
         entry = file.entries.get(THUMBNAIL)
-        there = entry is not None and (entry.dtype, entry.shape) == (torch.uint8, (THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3))
+        there = entry is not None and (entry.dtype, entry.shape) == (torch.uint8, THUMBNAIL_SHAPE)
         return file.tensor(THUMBNAIL) if there else None
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ..head.expressions import PRESETS, REST, preset_units
 from ..weights import read_header
+from .archive import LOADERS
 from .edit import arkit_semantics
-from .files import TAGS, load_thumbnail, save_semantics, split_tags
+from .files import TAGS, THUMBNAIL, THUMBNAIL_SHAPE, save_semantics, split_tags
 from .thumbnails import thumbnail
 
 RESTING = "resting"  # the file's name of the preset "none"
@@ -33,7 +34,7 @@ class Entry:
 def describe(path: Path) -> Entry:
     """Reads the header alone. Raises ValueError, in one sentence, for what is no saved code."""
     header = read_header(path)
-    if header.kind not in ("identity", "semantics"):
+    if header.kind not in LOADERS:
         raise ValueError(f"{header.path.name} holds {header.kind} data, no saved code")
     numbers = header.shapes.get("identity" if header.kind == "identity" else "expression", (0,))
     return Entry(
@@ -42,7 +43,7 @@ def describe(path: Path) -> Entry:
         encoder_sha256=header.metadata.get("encoder_sha256", ""),
         count=numbers[0],
         tags=split_tags(header.metadata.get(TAGS, "")),
-        has_picture=load_thumbnail(path) is not None,
+        has_picture=header.shapes.get(THUMBNAIL) == THUMBNAIL_SHAPE,
     )
 
 

@@ -7,18 +7,22 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from ...deepexpo_models.dsid.archive import LARGEST_ARCHIVE, export_codes, import_codes
+from ...deepexpo_models.dsid.archive import LARGEST_PACKED, LOADERS, export_codes, import_codes, too_large
 from ...deepexpo_models.dsid.files import load_thumbnail
 from ...deepexpo_models.dsid.library import describe
-from .saved_codes import SHIPPED, code_names, code_path, import_folder, library_name
+from .saved_codes import SHIPPED, code_names, code_path, import_folder, library_name, plain_name
 
 logger = logging.getLogger(__name__)
-KINDS = ("identity", "semantics")
 QUALITY = 85  # of JPEG
 
 
 def library(kind: str) -> list[dict]:
-    """Every code that the load node lists, with what its file says of itself; those that cannot be read are left out."""
+    """Every code that the load node lists, with what its file says of itself; those that cannot be read are left out.
+
+    Raises ValueError for another kind than those of saved codes.
+    """
+    if kind not in LOADERS:
+        raise ValueError(f"kind is one of {', '.join(LOADERS)}")
     found = []
     for name in code_names(kind):
         try:
@@ -32,9 +36,9 @@ def library(kind: str) -> list[dict]:
 
 def title(name: str) -> str:
     """What people read below a picture: "deepexpo/me_00001_.safetensors [output]" -> "me 1"."""
-    stem = Path(name.split(" [")[0]).stem
+    stem = Path(plain_name(name)).stem
     head, _, number = stem.rstrip("_").rpartition("_")
-    return f"{head} {int(number)}" if head and number.isdigit() else stem
+    return f"{head} {int(number)}" if head and number.isdecimal() else stem
 
 
 def picture(name: str) -> bytes | None:
@@ -49,10 +53,10 @@ def picture(name: str) -> bytes | None:
     return written.getvalue()
 
 
-def export(kind: str, names: list[str]) -> bytes:
-    """The named codes, or all of the user's own of that kind, as a zip file."""
-    names = names or [entry["name"] for entry in library(kind) if not entry["name"].endswith(SHIPPED)]
-    return export_codes({name.split(" [")[0].removeprefix("deepexpo/"): code_path(name) for name in names})
+def export(kind: str) -> bytes:
+    """All of the user's own codes of that kind, as a zip file."""
+    own = [entry["name"] for entry in library(kind) if not entry["name"].endswith(SHIPPED)]
+    return export_codes((plain_name(name), code_path(name)) for name in own)
 
 
 def bring_in(content: bytes) -> list[str]:
@@ -71,19 +75,19 @@ def add_routes() -> None:
     if instance is None:
         return
 
+    def refused(sentence: str, status: int = 400):
+        return web.json_response({"error": sentence}, status=status)
+
     async def answered(work: Callable, respond: Callable):
         """The response, made from what the work gives in a thread, or its sentence with status 400."""
         try:
             return respond(await asyncio.get_running_loop().run_in_executor(None, work))
         except (OSError, ValueError) as error:
-            return web.json_response({"error": str(error)}, status=400)
+            return refused(str(error))
 
     @instance.routes.get("/deepexpo/library")
     async def _library(request):
-        kind = request.query.get("kind", "")
-        if kind not in KINDS:
-            return web.json_response({"error": f"kind is one of {', '.join(KINDS)}"}, status=400)
-        return await answered(lambda: library(kind), web.json_response)
+        return await answered(lambda: library(request.query.get("kind", "")), web.json_response)
 
     @instance.routes.get("/deepexpo/thumbnail")
     async def _thumbnail(request):
@@ -102,11 +106,19 @@ def add_routes() -> None:
             return web.Response(body=content, content_type="application/zip", headers=headers)
 
         kind = request.query.get("kind", "")
-        return await answered(lambda: export(kind, request.query.getall("name", [])), respond)
+        return await answered(lambda: export(kind), respond)
 
     @instance.routes.post("/deepexpo/import")
     async def _import(request):
-        if (request.content_length or 0) > LARGEST_ARCHIVE:
-            return web.json_response({"error": f"the archive is larger than {LARGEST_ARCHIVE >> 20} MB; split it"}, status=413)
-        content = await request.read()  # ComfyUI bounds it by --max-upload-size
+        if (size := request.content_length or 0) > LARGEST_PACKED:
+            return refused(too_large(size), 413)
+        try:
+            content = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            limit = request.client_max_size / 2**20
+            return refused(
+                f"the archive is larger than the {limit:g} MB that this ComfyUI takes; split it, or start ComfyUI with a "
+                f"larger --max-upload-size",
+                413,
+            )
         return await answered(lambda: bring_in(content), lambda names: web.json_response({"names": names}))

@@ -92,6 +92,12 @@ def library_name(path: Path) -> str:
     return f"{path.relative_to(folder_paths.get_output_directory()).as_posix()}{OUTPUT}"
 
 
+def plain_name(name: str) -> str:
+    """An annotated name without the folder of all codes and without its end: "deepexpo/ann.safetensors [output]" ->
+    "ann.safetensors"."""
+    return name.removesuffix(OUTPUT).removesuffix(SHIPPED).removeprefix(f"{FOLDER}/")
+
+
 def import_folder() -> Path:
     """Where imported codes go: listed like saved ones."""
     return Path(folder_paths.get_output_directory(), FOLDER, "imported")
