@@ -182,6 +182,12 @@ DAMAGE = {
     "cut short": (lambda path: os.truncate(path / "tensors.safetensors", 100), "incomplete"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), "incomplete"),
     "a garbled manifest": (lambda path: (path / "manifest.json").write_text("{"), "incomplete"),
+    "a manifest without sums": (
+        lambda path: (path / "manifest.json").write_text('{"files": {"tensors.safetensors": {"bytes": 1}}}'),
+        "incomplete",
+    ),
+    "a manifest of another kind": (lambda path: (path / "manifest.json").write_text('{"files": [1]}'), "incomplete"),
+    "a deep manifest": (lambda path: (path / "manifest.json").write_text("[" * 100_000), "incomplete"),
     "no tensors": (lambda path: (path / "tensors.safetensors").unlink(), "incomplete"),
 }
 
@@ -210,6 +216,18 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(tmp_path, capsys):
     assert seen == [4, 5, 6, 7] and "state-00000008 is damaged" in capsys.readouterr().out
     assert_equal(state(tmp_path / "whole", 8), state(tmp_path / "damaged", 8))
     assert [line["step"] for line in log_lines(tmp_path / "damaged")] == [2, 4, 6, 8], "lines are written anew, not twice"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"{", b"[" * 100_000, b"\xff\xfe", b'{"earlier": 3}', b'{"step": "2"}\n'])
+@pytest.mark.parametrize("name", ["settings.json", "log.jsonl"])
+def test_records_that_are_damaged_stop_no_run(tmp_path, name, content):
+    Run(settings(tmp_path, steps=2)).train()
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "states" / "state-\u00b2").mkdir()
+    seen = []
+    Run(settings(tmp_path, steps=4)).train(seen.append)
+    assert seen == [2, 3] and log_lines(tmp_path)[-1]["step"] == 4
+    assert json.loads((tmp_path / "settings.json").read_text())["settings"]["steps"] == 4
 
 
 def test_incomplete_states_never_take_the_place_of_complete_ones(tmp_path):

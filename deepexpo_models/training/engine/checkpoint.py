@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from ...safetensors_file import parse_json
 
 PREFIX, PARTIAL = "state-", ".partial"
 TENSORS, STRUCTURE, MANIFEST = "tensors.safetensors", "structure.json", "manifest.json"
@@ -203,14 +206,16 @@ def _take_its_name(partial: Path, path: Path) -> Path:
 
 def _states(folder: Path) -> list[Path]:
     """State folders, oldest first, whole or not."""
-    found = (path for path in Path(folder).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit())
+    found = (path for path in Path(folder).glob(f"{PREFIX}*") if re.fullmatch(f"{PREFIX}[0-9]+", path.name))
     return sorted(found, key=step_of)
 
 
-def _manifest(path: Path) -> dict:
+def _manifest(path: Path) -> dict[str, dict]:
+    """File name -> bytes and sha256; {} for one that is damaged or not there."""
     try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = parse_json((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {name: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

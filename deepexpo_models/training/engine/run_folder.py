@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...claims import claim, release
 from ...image import image_grid
+from ...safetensors_file import parse_json
 from .sharding import whole
 
 PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "numpy")
@@ -62,7 +63,8 @@ class RunFolder:
         }
         earlier = _read_json(path)
         if earlier:
-            record["earlier"] = [*earlier.pop("earlier", []), earlier]
+            before = earlier.pop("earlier", [])
+            record["earlier"] = [*(before if isinstance(before, list) else []), earlier]
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
         os.replace(partial, path)
@@ -72,7 +74,7 @@ class RunFolder:
         path = self.path / "log.jsonl"
         if not self.writes or not path.is_file():
             return
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_in(line) <= step]
+        kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_in(line) <= step]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)
@@ -145,17 +147,21 @@ def _tensorboard(folder: Path):
 
 
 def _step_in(line: str) -> float:
+    """inf for a line that tells none, so that it is dropped."""
     try:
-        return json.loads(line)["step"]
+        step = parse_json(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
+    return step if isinstance(step, int) else float("inf")
 
 
 def _read_json(path: Path) -> dict:
+    """{} for a file that is damaged or not there: a record of earlier starts is no reason not to go on."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _git() -> str:
