@@ -4,6 +4,7 @@ The public encoder `arkit52` needs no weights of ours: its expression is the lan
 the rigid points against the canonical face (see `head.retarget`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -119,7 +120,12 @@ def _scores(track: Track) -> Tensor:
         raise ValueError(
             "these landmarks have no blendshapes; use MediaPipe's face landmarker, by Detect Face Landmarks or Find Landmarks"
         )
-    return torch.tensor([[float(scores.get(name, 0.0)) for name in ARKIT52] for scores in track.scores])
+    return torch.stack([units_of(scores) for scores in track.scores])
+
+
+def units_of(scores: Mapping[str, float], untold: float = 0.0) -> Tensor:
+    """A landmarker's scores by ARKit's names -> (52,) of ARKIT52; untold: for names that it does not tell, as tongueOut."""
+    return torch.tensor([float(scores.get(name, untold)) for name in ARKIT52])
 
 
 def _rest(identity: Identity) -> Tensor:

@@ -17,7 +17,12 @@ DECIMALS = 6  # of cm, ARKit numbers and degrees on their way to the browser
 
 
 def head_picture(
-    identity: Identity | None, semantics: Semantics, basis: HeadBasis, readout: ReadOut | None = None, side: int = 512
+    identity: Identity | None,
+    semantics: Semantics,
+    basis: HeadBasis,
+    readout: ReadOut | None = None,
+    side: int = 512,
+    framing: Framing = FRAMING,
 ) -> Tensor:
     """Codes on the identity's face shape, or on an average face -> pictures (F, side, side, 3) in [0, 1].
 
@@ -26,7 +31,7 @@ def head_picture(
     if expression_note(semantics, readout):
         semantics = _resting(semantics)
     shaped = identity if identity is not None and identity.face_shape is not None else None
-    points = face_points(shaped, semantics, basis, (side, side), FRAMING, readout=readout)
+    points = face_points(shaped, semantics, basis, (side, side), framing, readout=readout)
     return draw_control(points, (side, side), STYLE, basis)
 
 

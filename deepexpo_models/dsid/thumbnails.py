@@ -1,18 +1,17 @@
 """The small picture that a saved code shows itself by."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..head import ARKIT52, load_basis
-from ..head.control import draw_control
 from ..image import comfy_to_model, model_to_bytes, resize
 from .codes import Identity, Semantics
 from .edit import ARKIT, arkit_semantics
 from .files import THUMBNAIL_SIZE
-from .mesh import Framing, face_points
+from .mesh import Framing
+from .preview import head_picture
 
 CLOSE_UP = Framing(height=0.7, y=0.5)
 
@@ -23,22 +22,16 @@ def thumbnail(code: Identity | Semantics, picture: Tensor | None = None) -> Tens
     None where there is no picture and the code tells of no head: an identity without a face shape, a DSID's semantics.
     """
     if picture is None:
-        picture = _drawn(code)
+        picture = _head(code)
     return None if picture is None else model_to_bytes(resize(comfy_to_model(picture[:1]), THUMBNAIL_SIZE))[0].movedim(0, -1)
 
 
-def _drawn(code: Identity | Semantics) -> Tensor | None:
+def _head(code: Identity | Semantics) -> Tensor | None:
     """(1, S, S, 3) in [0, 1]"""
-    if isinstance(code, Identity):
-        if code.face_shape is None:
-            return None
-        extras: dict[str, Any] = {name: value[:1] for name, value in code.extras().items()}
-        who = replace(code, embedding=code.embedding[:1], **extras)
-        look = arkit_semantics(torch.zeros(1, len(ARKIT52)))
-    elif code.encoder == ARKIT:
-        who, openings = None, None if code.openings is None else code.openings[:1]
-        look = replace(arkit_semantics(code.expression[:1]), rotation=code.rotation[:1], openings=openings)
+    first = replace(code, **{name: rows[:1] for name, rows in vars(code).items() if isinstance(rows, Tensor)})
+    if isinstance(first, Identity):
+        who, look = first, arkit_semantics(torch.zeros(1, len(ARKIT52)))
     else:
-        return None
-    basis, size = load_basis(), (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-    return draw_control(face_points(who, look, basis, size, CLOSE_UP), size, "shaded", basis)
+        who, look = None, first
+    told = look.encoder == ARKIT if who is None else who.face_shape is not None
+    return head_picture(who, look, load_basis(), side=THUMBNAIL_SIZE, framing=CLOSE_UP) if told else None

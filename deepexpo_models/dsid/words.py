@@ -1,7 +1,8 @@
 """What codes hold, in a line for people."""
 
 from ..head import ARKIT52
-from .codes import Identity, Semantics, public_encoder
+from .codes import Identity, Semantics
+from .edit import ARKIT
 from .rotation import matrix_to_euler, rotation_to_matrix
 
 STRONGEST = 3  # expression numbers that a line names
@@ -21,7 +22,7 @@ def semantics_line(semantics: Semantics) -> str:
     yaw, pitch, roll = matrix_to_euler(rotation_to_matrix(semantics.rotation[:1].float()))[0].tolist()
     line = f"{_count(total, 'code')} by {semantics.encoder}; {'the first: ' if total > 1 else ''}"
     line += f"yaw {yaw:.0f}, pitch {pitch:.0f}, roll {roll:.0f} degrees"
-    if semantics.encoder == public_encoder("arkit52"):
+    if semantics.encoder == ARKIT:
         values = sorted(zip(semantics.expression[0].tolist(), ARKIT52), reverse=True)[:STRONGEST]
         moved = ", ".join(f"{name} {value:.2f}" for value, name in values if value >= AT_REST)
         line += f"; {moved or 'at rest'}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-RIDGE = 1e-2  # times the number of rows, after standardising
+RIDGE = 1e-2  # share of the codes' variance
 HIDDEN, MLP_STEPS, MLP_LR = 64, 300, 3e-3
 TRAIN_SHARE = 0.7  # of the people
 
@@ -27,11 +27,19 @@ def ridge_r2(codes: Tensor, factors: Tensor, people: Tensor) -> Tensor:
 def ridge_predict(codes: Tensor, targets: Tensor, people: Tensor) -> tuple[Tensor, Tensor]:
     """The linear read-out itself: predictions (M, F) in the targets' units and the rows (N,) bool they are for."""
     train, test = split_people(people)
-    inputs, targets = _standardised(codes, train).double(), targets.double()
-    fitted, mean = inputs[train], targets[train].mean(0)
-    normal = fitted.T @ fitted + RIDGE * len(fitted) * torch.eye(inputs.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(normal, fitted.T @ (targets[train] - mean))
-    return (inputs[test] @ weights + mean).float(), test
+    weight, bias = ridge_fit(codes[train], targets[train], RIDGE)
+    return (codes[test].double() @ weight.T + bias).float(), test
+
+
+def ridge_fit(codes: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """codes (N, D), targets (N, F) -> float64 weight (F, D) and bias (F,) of targets = codes @ weight.T + bias: least squares
+    with a penalty of share times each entry's variance (Hoerl and Kennard 1970); the bias has none."""
+    codes, targets = codes.double(), targets.double()
+    mean, spread, middle = codes.mean(0), codes.std(0).clamp(min=1e-6), targets.mean(0)
+    scaled = (codes - mean) / spread
+    normal = scaled.T @ scaled + share * len(scaled) * torch.eye(scaled.shape[1], dtype=scaled.dtype)
+    weight = (torch.linalg.solve(normal, scaled.T @ (targets - middle)) / spread[:, None]).T
+    return weight, middle - weight @ mean
 
 
 def mlp_r2(codes: Tensor, factors: Tensor, people: Tensor, seed: int = 0) -> Tensor:

@@ -27,6 +27,8 @@ from ..dsid.rotation import geodesic_angle, matrix_to_euler, matrix_to_rotation,
 from ..head import ARKIT52, load_basis
 from ..head.openings import LIDS, LIPS, measure
 from ..head.retarget import face_height, to_canonical
+from ..image import bytes_to_model, model_to_bytes
+from .probes import ridge_fit
 from .real_frames import Landmarker, RealFrames, collect, load_frames, save_frames
 from .tables import write_table
 
@@ -62,7 +64,7 @@ def read_codes(model: DSID, crops: Tensor) -> tuple[Tensor, Tensor]:
     """crops (N, 3, S, S) uint8 -> rotation (N, 3, 3), expression (N, width)."""
     side, rotation, expression = model.config.image_size, [], []
     for part in crops.split(CHUNK):
-        codes = model.encode_semantics(F.interpolate(part.float() / 127.5 - 1, side, mode="bilinear", antialias=True))
+        codes = model.encode_semantics(F.interpolate(bytes_to_model(part), side, mode="bilinear", antialias=True))
         rotation.append(rotation_to_matrix(codes["rotation"].float()))
         expression.append(codes["expression"].float())
     return torch.cat(rotation), torch.cat(expression)
@@ -117,10 +119,9 @@ def ridge(codes: Tensor, targets: Tensor, clip: Tensor) -> Tensor:
     found = torch.zeros_like(targets)
     for group in fold.unique():
         test = fold == group
-        mean, std = codes[~test].mean(0), codes[~test].std(0) + 1e-6
-        known, asked = (torch.cat([(part - mean) / std, torch.ones(len(part), 1)], 1) for part in (codes[~test], codes[test]))
-        normal = known.T @ known + RIDGE * len(known) * torch.eye(known.shape[1])
-        found[test] = asked @ torch.linalg.solve(normal, known.T @ targets[~test])
+        weight, bias = ridge_fit(codes[~test], targets[~test], RIDGE)
+        penalty = targets[~test].mean(0) * RIDGE / (1 + RIDGE)  # on the mean too, as in the tables of weights/README.md
+        found[test] = (codes[test].double() @ weight.T + bias - penalty).to(found)
     return found
 
 
@@ -214,14 +215,14 @@ def _flat(rows: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def landmarker_row(folder: Path, task: Path, count: int) -> dict:
     """The landmarker on rendered heads: what it misses, its error in degrees, and the turn between both zeros."""
+    from ..data.heads.judged import shown
     from ..data.heads.shards import HeadStore
 
     store, landmarker, kept = HeadStore(folder), Landmarker(task), []
     rows = torch.linspace(0, len(store) - 1, count).long()
     heads = store.heads(rows)
-    large = F.interpolate(heads.images, 256, mode="bicubic").clamp(-1, 1)
-    for image, rotation in tqdm(zip((large + 1) * 127.5, heads.rotation), total=count, unit="picture"):
-        if (seen := landmarker(image.round().byte().movedim(0, -1).numpy())) is not None:
+    for image, rotation in tqdm(zip(model_to_bytes(shown(heads.images)), heads.rotation), total=count, unit="picture"):
+        if (seen := landmarker(image.movedim(0, -1).numpy())) is not None:
             kept.append((seen.rotation, rotation))
     found, true = (torch.stack(side) for side in zip(*kept))
     turn = best_turn(true, found)

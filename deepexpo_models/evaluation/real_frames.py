@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, fields
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,16 +12,16 @@ from tqdm import tqdm
 
 from ..data.clips.index import Clip, read_frames
 from ..data.clips.read import PICTURES, VIDEOS, Unreadable, read_picture
+from ..dsid.mesh import units_of
 from ..faces.crop import crop_face
-from ..faces.detectors import Face
-from ..head import ARKIT52
-from ..head.landmarks import FIVE
-from .judges.photos import required
+from ..faces.detectors import DetectorUnavailable, Face
+from ..faces.landmarks import FIVE, open_landmarker
 
 CROP_SIDE = 256
 LARGEST_SIDE = 1280  # of a frame: the landmarker sees no more
 BOX_SHARE = 0.97  # side of a detector's box over the landmarks' extent: median of scikit-image's cascade on 40 frames
 FLIP = torch.tensor([1.0, -1.0, -1.0])  # MediaPipe's axes (y up, z to the viewer) to the camera frame of dsid.rotation
+SURE = 0.3  # of a face: less than MediaPipe asks by itself, each picture holds one
 JITTER_SHIFTS = ((0, 0), (3, 2), (-2, 3))  # pixels of the crop: the same face moved by next to nothing
 
 
@@ -54,35 +53,17 @@ class Landmarker:
     """(H, W, 3) uint8 RGB -> Seen, or None without a face. Raises ValueError, in one sentence, when it cannot be opened."""
 
     def __init__(self, task: Path):
-        with required("mediapipe"):
-            import mediapipe
-            from mediapipe.tasks.python import BaseOptions, vision
-        if not Path(task).is_file():
-            raise ValueError(f"{task} is not there; give MediaPipe's file face_landmarker.task with --landmarker")
-        self._image = partial(mediapipe.Image, image_format=mediapipe.ImageFormat.SRGB)
-        self._net = vision.FaceLandmarker.create_from_options(
-            vision.FaceLandmarkerOptions(
-                base_options=BaseOptions(model_asset_buffer=Path(task).read_bytes()),
-                output_face_blendshapes=True,
-                output_facial_transformation_matrixes=True,
-                num_faces=1,
-                min_face_detection_confidence=0.3,
-                min_face_presence_confidence=0.3,
-            )
-        )
+        try:
+            self._detect = open_landmarker(task, confidence=SURE, presence=SURE, matrix=True)
+        except DetectorUnavailable as error:
+            raise ValueError(str(error)) from error
 
     def __call__(self, picture: np.ndarray) -> Seen | None:
-        found = self._net.detect(self._image(data=np.ascontiguousarray(picture)))
-        if not found.face_landmarks:
-            return None
-        height, width = picture.shape[:2]
-        matrix = torch.from_numpy(np.array(found.facial_transformation_matrixes[0])[:3, :3]).float()
-        scores = {category.category_name: category.score for category in found.face_blendshapes[0]}
-        return Seen(
-            points=np.array([(point.x * width, point.y * height) for point in found.face_landmarks[0]]),
-            rotation=FLIP[:, None] * matrix / matrix.det().abs() ** (1 / 3) * FLIP,
-            units=torch.tensor([scores.get(name, 0.0) for name in ARKIT52]),
-        )
+        for mesh in self._detect(torch.from_numpy(picture)):
+            matrix = mesh.matrix[:3, :3]
+            turn = FLIP[:, None] * matrix / matrix.det().abs() ** (1 / 3) * FLIP
+            return Seen(mesh.points[:, :2].double().numpy(), turn, units_of(mesh.scores))
+        return None
 
 
 def collect(folder: Path, task: Path, per_clip: int) -> tuple[RealFrames, dict[str, int]]:

@@ -20,7 +20,8 @@ from .find import select_face
 from .gaps import fill_gaps
 
 POINTS = 478
-FIVE = (468, 473, 4, 61, 291)  # the eyes' centres, the tip of the nose, the mouth's corners; the picture's left ones first
+# insightface's five: the eyes' centres, the tip of the nose, the mouth's corners, each the picture's left one first.
+FIVE = (468, 473, 4, 61, 291)
 TASK = "face_landmarker.task"
 TASK_SOURCE = "storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
 MANY_FACES = 16
@@ -37,6 +38,7 @@ class FaceMesh:
     points: Tensor  # (478, 3) x right, y down, z away from the viewer, all in pixels of the picture
     scores: dict[str, float]  # ARKit's names; empty where the landmarker gives none
     confidence: float
+    matrix: Tensor | None = None  # (4, 4) from MediaPipe's canonical face: x right, y up, z to the viewer, in cm
 
     @property
     def face(self) -> Face:
@@ -95,11 +97,12 @@ def faces_in_pictures(landmarks, images: Tensor) -> list[list[Face]]:
     return [[mesh.face for mesh in faces] for faces in frames]
 
 
-def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5):
+def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5, presence: float = 0.5, matrix: bool = False):
     """MediaPipe's landmarker: a function of a picture (H, W, 3) in [0, 1] -> list of FaceMesh, in its own order.
 
-    faces: so many at most; 0: all, up to MANY_FACES, for whoever chooses the largest. Raises DetectorUnavailable, in one
-    sentence, without the package or its model file.
+    faces: so many at most; 0: all, up to MANY_FACES, for whoever chooses the largest. confidence, presence: how sure
+    it must be that a face is there, before and after it has placed the points. matrix: the meshes have theirs. Raises
+    DetectorUnavailable, in one sentence, without the package or its model file.
     """
     if task is None or not Path(task).is_file():
         raise DetectorUnavailable(f"{TASK} (3.7 MB) is missing; put {TASK_SOURCE} into models/mediapipe")
@@ -110,7 +113,9 @@ def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5):
         base_options=BaseOptions(model_asset_buffer=Path(task).read_bytes()),
         num_faces=faces or MANY_FACES,
         min_face_detection_confidence=confidence,
+        min_face_presence_confidence=presence,
         output_face_blendshapes=True,
+        output_facial_transformation_matrixes=matrix,
     )
     try:
         landmarker = vision.FaceLandmarker.create_from_options(options)
@@ -120,7 +125,8 @@ def open_landmarker(task: Path | None, faces: int = 1, confidence: float = 0.5):
     def detect(image: Tensor) -> list[FaceMesh]:
         rgb = np.ascontiguousarray(comfy_to_bgr(image)[..., ::-1])
         found = landmarker.detect(Image(image_format=ImageFormat.SRGB, data=rgb))
-        return [_found(points, scores, rgb.shape) for points, scores in zip(found.face_landmarks, found.face_blendshapes)]
+        matrices = found.facial_transformation_matrixes if matrix else [None] * len(found.face_landmarks)
+        return [_found(*face, rgb.shape) for face in zip(found.face_landmarks, found.face_blendshapes, matrices)]
 
     return detect
 
@@ -139,10 +145,11 @@ def landmarks_line(landmarks: dict) -> str:
     return f"{faces} in {pictures}" + (f", none in {counts.count(0)} of them" if 0 in counts else "")
 
 
-def _found(points, scores, shape) -> FaceMesh:
+def _found(points, scores, matrix, shape) -> FaceMesh:
     height, width = shape[:2]
     xyz = torch.tensor([(p.x * width, p.y * height, p.z * width) for p in points], dtype=torch.float32)
-    return FaceMesh(xyz, {s.category_name: s.score for s in scores}, 1.0)
+    placed = None if matrix is None else torch.from_numpy(np.array(matrix)).float()
+    return FaceMesh(xyz, {s.category_name: s.score for s in scores}, 1.0, placed)
 
 
 def _as_core(mesh: FaceMesh) -> dict:

@@ -5,7 +5,9 @@ Left and right are the person's. Connections and their order are MediaPipe's `fa
 
 from itertools import pairwise
 
-POINTS = 478
+from ..faces.landmarks import FIVE as FIVE
+from ..faces.landmarks import POINTS as POINTS
+
 MESH_POINTS = 468  # without the irises
 
 _LIPS_OUTER_LOWER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
@@ -50,8 +52,6 @@ IBUG68 = (
     *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),
     *(78, 82, 13, 312, 308, 317, 14, 87),
 )
-# insightface's five: the eyes' centres, the tip of the nose, the mouth's corners, each the picture's left one first.
-FIVE = (468, 473, 4, 61, 291)
 
 
 def connections(feature: str) -> list[tuple[int, int]]:

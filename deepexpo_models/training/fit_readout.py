@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.heads.shards import HeadStore
 from ..dsid import DSID, load_dsid, save_dsid
 from ..dsid.readout import ReadOut
+from ..evaluation.probes import ridge_fit
 from ..head import ARKIT52
 
 RIDGE = 0.01  # share of the codes' variance
@@ -39,16 +40,9 @@ def fit_readout(readout: ReadOut, codes: Tensor, judged: Tensor, share: float = 
                 f"let the landmarker read more rendered heads (deepexpo_models.data.heads.judged)"
             )
         row = readout.names.index(name)
-        weight[row], bias[row] = _ridge(codes[known].double(), judged[known, column].double(), share)
+        fitted, offset = ridge_fit(codes[known], judged[known, column, None], share)
+        weight[row], bias[row] = fitted[0], offset[0]
     return ReadOut(readout.factors, weight, bias)
-
-
-def _ridge(codes: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    mean, spread = codes.mean(0), codes.std(0).clamp(min=1e-6)
-    scaled = (codes - mean) / spread
-    normal = scaled.T @ scaled + share * len(scaled) * torch.eye(scaled.shape[1], dtype=scaled.dtype)
-    weight = torch.linalg.solve(normal, scaled.T @ (target - target.mean())) / spread
-    return weight.float(), (target.mean() - mean @ weight).float()
 
 
 @torch.no_grad()

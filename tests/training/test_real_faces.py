@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from deepexpo_models.dsid import CONFIGS, DSID, save_dsid
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import euler_to_matrix
 from deepexpo_models.evaluation import real_faces, real_frames, rendered_heads
+from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from fake_heads import write_fake_heads
 
@@ -87,6 +89,20 @@ def test_found_frames_are_kept(frames, tmp_path):
     again = real_frames.load_frames(tmp_path / "f.npz")
     assert again.names == frames.names
     torch.testing.assert_close(again.rotation, frames.rotation)
+
+
+def test_the_landmarker_is_read_in_the_frame_of_dsids(monkeypatch):
+    """MediaPipe's y is up and its z to the viewer; its matrix holds a scale, too."""
+    turn, flip = euler_to_matrix(torch.tensor([[20.0, -10.0, 5.0]]))[0], torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    matrix, points = torch.eye(4), torch.rand(478, 3, generator=seeded())
+    matrix[:3, :3] = 1.3 * flip @ turn @ flip
+    faces = [FaceMesh(points, {"jawOpen": 0.5}, 1.0, matrix)]
+    monkeypatch.setattr(real_frames, "open_landmarker", lambda task, **how: lambda picture: faces)
+    seen = real_frames.Landmarker("face.task")(np.zeros((8, 8, 3), np.uint8))
+    torch.testing.assert_close(seen.rotation, turn)
+    assert seen.units[ARKIT52.index("jawOpen")] == 0.5 and np.allclose(seen.points, points[:, :2])
+    faces.clear()
+    assert real_frames.Landmarker("face.task")(np.zeros((8, 8, 3), np.uint8)) is None
 
 
 def test_a_missing_landmarker_is_told(tmp_path, capsys):

@@ -6,7 +6,7 @@ import torch
 from deepexpo_models.dsid import Identity, Semantics, blend_semantics, combine_semantics, load_semantics, save_semantics
 from deepexpo_models.dsid.codes import public_encoder
 from deepexpo_models.dsid.edit import Edit, edit_semantics
-from deepexpo_models.dsid.mesh import Framing, Strengths, face_points, face_shape_of, semantics_of
+from deepexpo_models.dsid.mesh import Framing, Strengths, face_points, face_shape_of, semantics_of, units_of
 from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
 from deepexpo_models.faces.landmarks import track_face
 from deepexpo_models.head import ARKIT52, load_basis
@@ -117,3 +117,9 @@ def test_a_map_over_another_keeps_both_heads():
     )
     both = draw_over(left, right, "depth")
     assert torch.equal(both[:, :, :256], left[:, :, :256]) and torch.equal(both[:, :, 256:], right[:, :, 256:])
+
+
+def test_numbers_by_name_become_units():
+    told = units_of({"_neutral": 0.9, "jawOpen": 0.5}, untold=torch.nan)
+    assert told.shape == (52,) and told[ARKIT52.index("jawOpen")] == 0.5 and told.isfinite().sum() == 1
+    assert units_of({}).tolist() == [0.0] * 52

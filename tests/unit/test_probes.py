@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepexpo_models.evaluation import probes
-from deepexpo_models.evaluation.probes import dci, leak_matrix, mlp_r2, r2, ridge_predict, ridge_r2, split_people
+from deepexpo_models.evaluation.probes import dci, leak_matrix, mlp_r2, r2, ridge_fit, ridge_predict, ridge_r2, split_people
 
 PEOPLE = torch.arange(60).repeat_interleave(5)
 
@@ -40,6 +40,16 @@ def test_a_read_out_of_people_does_not_hold_for_others():
 def test_scale_and_shift_of_a_code_do_not_matter():
     codes, factor = normal(4), normal(1, seed=5) + normal(4)[:, :1]
     torch.testing.assert_close(ridge_r2(codes * 1000 - 5, factor, PEOPLE), ridge_r2(codes, factor, PEOPLE), atol=1e-3, rtol=0)
+
+
+def test_a_ridge_is_the_least_of_its_own_sum():
+    """Squares of what is left, and of each entry's part by share and rows: no gradient is left, in any unit of the codes."""
+    codes, targets = normal(5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 1.0]) + 7, normal(2, seed=3) + 4
+    weight, bias = (part.requires_grad_() for part in ridge_fit(codes, targets, 0.3))
+    left = targets.double() - codes.double() @ weight.T - bias
+    (left.square().sum() + 0.3 * len(codes) * (weight * codes.double().std(0)).square().sum()).backward()
+    assert weight.grad.abs().max() < 1e-6 * len(codes) and bias.grad.abs().max() < 1e-6 * len(codes)
+    assert ridge_fit(torch.ones(9, 2), torch.arange(9.0)[:, None], 0.3)[1].tolist() == [4.0], "the bias has no penalty"
 
 
 def test_mlp_is_deterministic_and_sees_what_ridge_cannot(monkeypatch):

@@ -18,7 +18,9 @@ from deepexpo_models.dsid import (
     save_semantics,
     thumbnail,
 )
+from deepexpo_models.dsid.preview import head_picture
 from deepexpo_models.dsid.rotation import FRONTAL
+from deepexpo_models.dsid.thumbnails import CLOSE_UP
 from deepexpo_models.head import ARKIT52, load_basis
 from deepexpo_models.weights import load_tensors, save_tensors
 
@@ -50,6 +52,11 @@ def test_codes_of_landmarks_draw_themselves():
     faces = [Identity(ANYONE.embedding[:1], ANYONE.encoder, face_shape=x.flatten()[None]) for x in (load_basis().points, wide)]
     skin = [(thumbnail(face).float().amax(-1) > 60).float().mean() for face in faces]
     assert skin[1] > 1.15 * skin[0], "this person's own face"
+
+
+def test_a_thumbnail_is_the_editors_head():
+    picture = head_picture(None, smiling(0.9), load_basis(), side=128, framing=CLOSE_UP)
+    assert torch.equal(thumbnail(smiling(0.9)), (picture[0] * 255).round().byte())
 
 
 @pytest.mark.parametrize("code", [ANYONE, SOME_DSID])

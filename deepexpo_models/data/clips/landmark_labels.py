@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dsid.mesh import semantics_of
+from ...dsid.mesh import semantics_of, units_of
 from ...dsid.rotation import matrix_to_euler, rotation_to_matrix
 from ...faces.landmarks import FaceMesh, Track
 from ...head import ARKIT52, load_basis
@@ -30,7 +30,7 @@ def read_label(detect: Detect, crop: Tensor) -> tuple[dict, Tensor | None]:
     label = {
         "points": np.round(cast(np.ndarray, mesh.face.points), 2).tolist(),
         "pose": [round(angle, 2) for angle in angles.tolist()],
-        "blendshapes": {name: round(mesh.scores.get(name, 0.0), 4) for name in ARKIT52},  # MediaPipe tells no tongueOut
+        "blendshapes": {name: round(number, 4) for name, number in zip(ARKIT52, units_of(mesh.scores).tolist())},
     }
     return label, mesh.points
 

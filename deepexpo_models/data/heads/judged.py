@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ...dsid.mesh import units_of
 from ...faces.detectors import DetectorUnavailable
 from ...faces.landmarks import open_landmarker
-from ...head import ARKIT52
+from ...image import bytes_to_model, model_to_comfy
 from ...whole_files import write_file
 from .shards import JUDGED, SHARD
 
@@ -29,12 +30,15 @@ SIDE = 256  # pixels that the landmarker is shown
 _worker: dict = {}
 
 
+def shown(images: Tensor) -> Tensor:
+    """Rendered heads (B, 3, S, S) in [-1, 1] as the landmarker sees them, (B, 3, SIDE, SIDE)."""
+    return F.interpolate(images, SIDE, mode="bicubic").clamp(-1, 1)
+
+
 def judge(images: Tensor, detect) -> np.ndarray:
     """images (B, 3, S, S) in [-1, 1] -> (B, 52) float32 of ARKIT52; NaN where no face is found, and where nobody tells."""
-    large = F.interpolate(images, SIDE, mode="bicubic").clamp(-1, 1).add(1).div(2).movedim(1, -1)
-    found = [detect(image) for image in large]
-    rows = [[face[0].scores.get(name, np.nan) for name in ARKIT52] if face else [np.nan] * len(ARKIT52) for face in found]
-    return np.array(rows, np.float32)
+    found = [detect(image) for image in model_to_comfy(shown(images))]
+    return torch.stack([units_of(faces[0].scores if faces else {}, untold=torch.nan) for faces in found]).numpy()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +69,7 @@ def _start(task: Path) -> None:
 
 
 def _write(shard: Path) -> None:
-    images = torch.from_numpy(np.load(shard / "images.npy")).movedim(-1, 1).float() / 127.5 - 1
+    images = bytes_to_model(torch.from_numpy(np.load(shard / "images.npy")).movedim(-1, 1))
     rows = judge(images, _worker["detect"])
     with write_file(shard / JUDGED) as path, open(path, "wb") as file:
         np.save(file, rows)
