@@ -35,7 +35,7 @@ def to_rgb(image: Tensor) -> Tensor:
 
 def comfy_to_model(image: Tensor) -> Tensor:
     """(B, H, W, 1, 3 or 4) in [0, 1] -> (B, 3, H, W) in [-1, 1]."""
-    _expect(image, 4, "a batch of pictures (B, H, W, C)")
+    require_pictures(image)
     return to_rgb(image).movedim(-1, 1) * 2 - 1
 
 
@@ -117,7 +117,14 @@ def _expect_model(images: Tensor) -> None:
         raise ValueError(f"expected three channels in dimension 1 (B, 3, H, W), got shape {tuple(images.shape)}")
 
 
+def require_pictures(image: Tensor) -> None:
+    """Raises ValueError for anything but a tensor (B, H, W, C) of at least one picture of at least one pixel."""
+    _expect(image, 4, "a batch of pictures (B, H, W, C)")
+
+
 def _expect(image: Tensor, rank: int, what: str) -> None:
+    if not isinstance(image, Tensor):
+        raise ValueError(f"expected {what}, got {'nothing' if image is None else f'a {type(image).__name__}'}")
     if image.ndim != rank or 0 in image.shape:
         raise ValueError(f"expected {what}, got shape {tuple(image.shape)}")
 

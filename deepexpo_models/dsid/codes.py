@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config_fields import check_fields
 from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 
+LARGEST = 1e4  # of a number in a code: streams of half precision overflow soon after
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
 SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}  # None: the config's
 SEMANTIC_FIELDS = tuple(SEMANTIC_WIDTHS)
@@ -49,7 +50,7 @@ class Identity:
     picture (B, N * D), a CLIP image encoder's N patches of the face; blank (B, N * D), the same of an empty picture.
     face_shape (B, 478 * 3), from landmarks: the resting face in cm (see `head.retarget`), for control maps.
     photos (B, n * D), of an average: the embeddings of its photos beside each other, for streams that read them so.
-    Raises ValueError for another shape, an integer dtype, values that are not finite, or rows of another norm.
+    Raises ValueError for another shape, an integer dtype, values that are not finite or above LARGEST, or rows of another norm.
     """
 
     embedding: Tensor
@@ -83,7 +84,7 @@ class Semantics:
     in half crop widths, x right and y down; log_scale (B, 1), natural logarithm of the face's size relative to the size
     at rest, see `alignment`.
     openings (B, 7), from landmarks: what lips, lids and irises show beyond the expression's numbers, see `head.openings`.
-    Raises ValueError for other shapes, unequal batches, integer dtypes, or values that are not finite.
+    Raises ValueError for other shapes, unequal batches, integer dtypes, or values that are not finite or above LARGEST.
     """
 
     expression: Tensor
@@ -231,5 +232,5 @@ def _require_rows(name: str, value: Tensor, width: int | None) -> None:
     shape = f"(B, {width or 'D'})"
     if value.ndim != 2 or 0 in value.shape or (width and value.shape[1] != width) or not value.is_floating_point():
         raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, expected floating point {shape}")
-    if not value.isfinite().all():
-        raise ValueError(f"{name} holds values that are not finite; the encoder or its input is broken")
+    if not (value.abs() < LARGEST).all():  # NaN is not either
+        raise ValueError(f"{name} holds values that are not finite or beyond {LARGEST:g}; the encoder or its input is broken")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..image import to_rgb
+from ..image import require_pictures, to_rgb
 from .detectors import Detector, Face, Roots
 from .find import NoFace, OpenedDetector, open_detector
 from .gaps import fill_gaps
@@ -95,8 +95,7 @@ def crop_faces(
     open_choice: gives a detector that is kept open, instead of `open_detector`.
     Raises ValueError which names the picture ("image 2 of 3") for everything `find_faces` and `select_face` refuse.
     """
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"expected a batch of pictures (B, H, W, C), got shape {tuple(images.shape)}")
+    require_pictures(images)
     if detector == LANDMARKS and landmarks is None:
         raise ValueError(f"the detector {LANDMARKS!r} needs landmarks; connect those of this image, or choose detector 'auto'")
     total, use = len(images), landmarks is not None and detector in (LANDMARKS, "auto")

@@ -18,7 +18,7 @@ from ...deepexpo_models.dsid import (
 from ...deepexpo_models.dsid.mesh import cautions, face_shape_of, semantics_of
 from ...deepexpo_models.faces.landmarks import Track, track_face
 from ...deepexpo_models.head import load_basis
-from ...deepexpo_models.image import comfy_to_model, flat_share, model_to_comfy, resize
+from ...deepexpo_models.image import comfy_to_model, flat_share, model_to_comfy, require_pictures, resize
 from ...deepexpo_models.weights import trained_on_words
 from .detectors import face_recogniser
 from .memory import LoadedDSID, run_in_batches
@@ -53,6 +53,7 @@ def recognise_identity(recogniser: str, image: Tensor, clip_vision=None) -> Iden
     clip_vision: ComfyUI's CLIP_VISION, which is the recogniser CLIP itself, and for streams that look at the face beside
     another. Raises ValueError, in one sentence, for a recogniser that is not there and for a picture without a face.
     """
+    require_pictures(image)
     if recogniser == CLIP:
         return average_identities(_look_at(image, clip_vision))
     faces = face_recogniser(recogniser)(image)

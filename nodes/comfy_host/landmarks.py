@@ -12,6 +12,7 @@ from torch import Tensor
 from ...deepexpo_models.errors import first_line
 from ...deepexpo_models.faces.detectors import DetectorUnavailable
 from ...deepexpo_models.faces.landmarks import TASK, find_landmarks, open_landmarker
+from ...deepexpo_models.image import require_pictures
 from .folders import FOLDER
 
 KEYS = ("detection", "mediapipe", FOLDER)  # folder keys, or folders below models
@@ -23,6 +24,7 @@ CORE_SOURCE = f"huggingface.co/Comfy-Org/mediapipe/resolve/main/detection/{CORE}
 def landmarks_of(images: Tensor, faces: int, confidence: float) -> dict:
     """images (B, H, W, C) in [0, 1] -> FACE_LANDMARKS, at most `faces` of a picture, or 0 for all. Raises
     DetectorUnavailable, in one sentence, where no landmarker can be had."""
+    require_pictures(images)
     core, file = core_nodes(), model_file(CORE)
     if core is not None and file is not None:
         model = _core_model(file, file.stat().st_mtime_ns)

@@ -217,6 +217,18 @@ def test_crop_face(pack):
     assert not torch.equal(cropped, crop[:1])
 
 
+@pytest.mark.parametrize("thing", [None, {"samples": torch.zeros(1, 4, 8, 8)}, [torch.zeros(8, 8, 3)], torch.zeros(8, 8)])
+@pytest.mark.parametrize(
+    "node", ["DeepExPoCropFace", "DeepExPoEncodeIdentity", "DeepExPoEncodeSemantics", "DeepExPoFindLandmarks"]
+)
+def test_what_is_no_picture_is_refused_in_one_sentence(pack, dsid, node, thing):
+    """Sockets of any type (reroutes, switches of other packs) let everything through."""
+    more = {"dsid": dsid} if "Encode" in node else {"detector": "none", "order": "largest"} if "Crop" in node else {}
+    with pytest.raises(ValueError, match=r"expected a batch of pictures|nothing to encode") as refused:
+        pack.run(node, image=thing, **more)
+    assert "\n" not in str(refused.value)
+
+
 def test_crop_face_names_the_picture_without_a_face(pack):
     pytest.importorskip("skimage", reason="no face detector is installed")
     with pytest.raises(ValueError, match="image 1 of 2"):

@@ -68,6 +68,7 @@ def test_codes_are_frozen():
         (torch.ones(1, 16, dtype=torch.int64), "expected floating point"),
         (torch.ones(0, 16), "expected floating point"),
         (torch.full((1, 16), torch.nan), "not finite"),
+        (torch.full((1, 16), 1e5), "beyond 10000"),
         (torch.ones(1, 16), "norms from 4 to 4"),
     ],
 )
