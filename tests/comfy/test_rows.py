@@ -429,3 +429,10 @@ def test_the_statement_of_a_window_of_comfyui(light, window, shown):
     assert list(rows.window_latents(options, full[shown] + 1, full)) == shown
     along_time = {"context_window": SimpleNamespace(dim=2, total_frames=4, **window)}
     assert list(rows.window_latents(along_time, full[shown] + 1, full)) == [None] * len(shown)
+
+
+def test_whose_a_conditioning_is_its_guider_says_by_name(light):
+    """The names of ComfyUI's guiders and of other packs'; a name that says nothing is a positive one's."""
+    names = ["positive", "middle", "cond", "negative", "neg", "uncond", "empty_negative_prompt", "empty"]
+    sides = light.pack.module("nodes.comfy_host.sampling").sides_by_uuid
+    assert sides({name: [{"uuid": name}, {}] for name in names}) == dict(zip(names, ["cond"] * 3 + ["uncond"] * 5))
