@@ -30,7 +30,7 @@ def to_rgb(image: Tensor) -> Tensor:
         raise ValueError(f"a picture has 1, 3 or 4 channels in its last dimension, got shape {tuple(image.shape)}")
     rgb = TO_RGB[image.shape[-1]](image)
     levels = not rgb.is_floating_point() and rgb.dtype != torch.bool
-    return rgb.float() / 255 if levels else rgb.float()
+    return bytes_to_comfy(rgb) if levels else rgb.float()
 
 
 def comfy_to_model(image: Tensor) -> Tensor:
@@ -43,6 +43,16 @@ def model_to_comfy(images: Tensor) -> Tensor:
     """(B, 3, H, W) around [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
     _expect_model(images)
     return ((images + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def bytes_to_comfy(levels: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [0, 1]."""
+    return levels.float() / 255
+
+
+def comfy_to_bytes(images: Tensor) -> Tensor:
+    """Around [0, 1], of any shape -> uint8, clamped and rounded."""
+    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def bytes_to_model(levels: Tensor) -> Tensor:
@@ -80,8 +90,7 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
 def comfy_to_bgr(image: Tensor) -> np.ndarray:
     """One RGB picture (H, W, 1, 3 or 4) in [0, 1] -> (H, W, 3) uint8 BGR."""
     _expect(image, 3, "one picture (H, W, C)")
-    levels = (to_rgb(image).detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(levels.flip(-1).numpy())
+    return np.ascontiguousarray(comfy_to_bytes(to_rgb(image)).cpu().flip(-1).numpy())
 
 
 def resize(images: Tensor, size: int) -> Tensor:

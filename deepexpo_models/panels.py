@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .image import to_rgb
+from .image import bytes_to_comfy, comfy_to_bytes, to_rgb
 
 WIDTH, STRIP, TITLE, MARGIN = 480, 84, 20, 10  # pixels of a panel, of one strip, of its title, around it
 BACKGROUND, TEXT, AXIS, PALE, STRONG, MARK = "#22232a", "#e6e6ea", "#55565f", "#7a7f90", "#6fb1ff", "#ffb347"
@@ -68,7 +68,7 @@ def label_sheet(images: Tensor, rows: Sequence[str], columns: Sequence[str], cel
     for number, picture in enumerate(cells):
         row, column = divmod(number, len(columns))
         place = (beside + column * (width + GAP), LABEL + row * (height + GAP))
-        sheet.paste(Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy()), place)
+        sheet.paste(Image.fromarray(comfy_to_bytes(picture).numpy()), place)
     for column, words in enumerate(columns):
         middle = beside + column * (width + GAP) + width // 2
         drawing.text((middle, LABEL // 2), _shortened(words, width), TEXT, anchor="mm", font_size=LETTER)
@@ -136,4 +136,4 @@ def _shortened(words: str, width: int) -> str:
 
 
 def _to_comfy(picture) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+    return bytes_to_comfy(torch.from_numpy(np.array(picture)))[None]

@@ -43,6 +43,12 @@ def write_file(path: Path) -> Iterator[Path]:
         _to_disk(beside)
 
 
+def write_text(path: Path, text: str) -> None:
+    """One file of text in UTF-8, by `write_file`."""
+    with write_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def write_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     """Around the writing of a folder of files, into the empty folder that is yielded; a folder of that name is replaced, or,

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..deepexpo_models.dsid import load_identity, load_semantics, load_thumbnail, save_identity, save_semantics, thumbnail
 from ..deepexpo_models.dsid.files import split_tags
+from ..deepexpo_models.image import bytes_to_comfy
 from . import sockets
 from .comfy_host.folders import FOLDER, code_names, code_path, new_code_path
 from .comfy_host.headers import fingerprint
@@ -100,7 +101,7 @@ class _LoadCode(io.ComfyNode):
 
 def _shown(small, cls) -> dict:
     """A thumbnail (S, S, 3) uint8, or None, as what the node shows."""
-    return {} if small is None else ui.PreviewImage(small[None].float() / 255, cls=cls).as_dict()
+    return {} if small is None else ui.PreviewImage(bytes_to_comfy(small[None]), cls=cls).as_dict()
 
 
 class SaveIdentity(_SaveCode):

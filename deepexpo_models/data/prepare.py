@@ -31,6 +31,7 @@ from ..faces.find import CHOICES, OpenedDetector, open_detector, select_face
 from ..faces.landmarks import TASK, open_landmarker
 from ..faces.track import Tracker
 from ..head import ARKIT52
+from ..image import bytes_to_comfy, comfy_to_bytes
 from ..whole_files import WriteError, write_folder
 from .clips.index import CAPTION, LABELS, Clip, IndexReport, index_clips, read_frames
 from .clips.labels import PARTS, UNKNOWN
@@ -262,13 +263,13 @@ def _label(clip: Clip, number: int, found: np.ndarray | None, transform: CropTra
 
 
 def _floats(frame: np.ndarray) -> Tensor:
-    return torch.from_numpy(frame).float() / 255
+    return bytes_to_comfy(torch.from_numpy(frame))
 
 
 def _write_picture(path: Path, crop: Tensor) -> None:
     from PIL import Image
 
-    Image.fromarray((crop * 255).round().byte().numpy()).save(path, quality=QUALITY)
+    Image.fromarray(comfy_to_bytes(crop).numpy()).save(path, quality=QUALITY)
 
 
 def _require_same(path: Path, settings: dict) -> None:

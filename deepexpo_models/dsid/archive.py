@@ -185,7 +185,8 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     if given.what == "export":
         files = [(path.relative_to(given.folder).as_posix(), path) for path in sorted(given.folder.rglob(f"*{SUFFIX}"))]
-        given.archive.write_bytes(export_codes(files))
+        with write_file(given.archive) as beside:
+            beside.write_bytes(export_codes(files))
         print(f"{len(files)} codes in {given.archive}")
     else:
         for path in import_codes(given.archive.read_bytes(), given.folder):

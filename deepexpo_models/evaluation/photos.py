@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.clips.read import PICTURES, Unreadable, read_picture
 from ..image import comfy_to_model
+from ..whole_files import write_text
 from .judges.photos import JUDGES, JudgeFiles, PhotoJudge, open_judge
 from .metrics import agreement, copy_paste, csim, fid, id_distance, kid, missing, pose_errors, semchg, sim
 from .tables import as_json, markdown
@@ -111,7 +112,7 @@ def failure_count(found: dict[str, Tensor]) -> int:
 def load_picture(path: Path) -> Tensor:
     """(1, 3, H, W) in [-1, 1]."""
     try:
-        return comfy_to_model(torch.from_numpy(read_picture(path))[None].float() / 255)
+        return comfy_to_model(torch.from_numpy(read_picture(path))[None])
     except Unreadable as reason:
         raise ValueError(f"{path}: {reason}") from reason
 
@@ -174,8 +175,8 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "photos.md").write_text(text)
-        (options.out / "photos.json").write_text(as_json({"note": options.note, "rows": rows}))
+        write_text(options.out / "photos.md", text)
+        write_text(options.out / "photos.json", as_json({"note": options.note, "rows": rows}))
 
 
 def run(options: argparse.Namespace) -> list[dict]:

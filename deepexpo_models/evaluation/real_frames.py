@@ -16,6 +16,8 @@ from ..dsid.mesh import units_of
 from ..faces.crop import crop_face
 from ..faces.detectors import DetectorUnavailable, Face
 from ..faces.landmarks import FIVE, open_landmarker
+from ..image import bytes_to_comfy, comfy_to_bytes
+from ..whole_files import write_file
 
 CROP_SIDE = 256
 LARGEST_SIDE = 1280  # of a frame: the landmarker sees no more
@@ -134,13 +136,14 @@ def _crop(picture: Tensor, points: np.ndarray) -> Tensor:
     low, high = points.min(0), points.max(0)
     centre, half = (low + high) / 2, BOX_SHARE * (high - low).max() / 2
     face = Face((*(centre - half), *(centre + half)), None, None, "landmarks")
-    crop, _, _ = crop_face(picture.float() / 255, face, size=CROP_SIDE)
-    return (crop.clamp(0, 1) * 255).round().byte()
+    crop, _, _ = crop_face(bytes_to_comfy(picture), face, size=CROP_SIDE)
+    return comfy_to_bytes(crop)
 
 
 def save_frames(path: Path, frames: RealFrames) -> None:
     arrays = {field.name: getattr(frames, field.name).numpy() for field in fields(frames) if field.name != "names"}
-    np.savez_compressed(path, names=np.array(frames.names), **arrays)
+    with write_file(path) as beside, open(beside, "wb") as file:
+        np.savez_compressed(file, names=np.array(frames.names), **arrays)
 
 
 def load_frames(path: Path) -> RealFrames:

@@ -14,6 +14,7 @@ import torch
 from ..dsid import load_dsid
 from ..pipeline.generate import STARTER, Pipeline
 from ..weights import PACK_WEIGHTS
+from ..whole_files import write_text
 from .dsid_report import measure_dsid
 from .judges.drawn import load_judge
 from .meaf_report import SWEEP, measure_meaf
@@ -68,8 +69,8 @@ def run(options: argparse.Namespace) -> dict:
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(as_json(results))
-    (options.out / "results.md").write_text(_text(results))
+    write_text(options.out / "results.json", as_json(results))
+    write_text(options.out / "results.md", _text(results))
     print(_text(results))
     return results
 

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..whole_files import write_text
+
 
 def markdown(rows: Sequence[Mapping]) -> str:
     """Rows of one table; nested figures become columns of their own, missing ones stay empty."""
@@ -19,9 +21,8 @@ def markdown(rows: Sequence[Mapping]) -> str:
 
 def write_table(folder: Path, name: str, rows: Sequence[Mapping]) -> None:
     """As name.json and name.md, and on the screen."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(as_json(rows))
-    (folder / f"{name}.md").write_text(markdown(rows))
+    write_text(folder / f"{name}.json", as_json(rows))
+    write_text(folder / f"{name}.md", markdown(rows))
     print(markdown(rows))
 
 

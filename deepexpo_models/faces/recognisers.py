@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..image import comfy_to_bgr
+from ..image import bytes_to_comfy, comfy_to_bgr
 from .detectors import DetectorUnavailable, Roots, analyse, open_pack, optional
 from .find import NoFace
 
@@ -62,5 +62,5 @@ def _recognise(analysis, norm_crop, images: Tensor) -> RecognisedFaces:
         face = max(faces, key=lambda found: max(found.bbox[2] - found.bbox[0], found.bbox[3] - found.bbox[1]))
         embeddings.append(torch.from_numpy(np.array(face.embedding, dtype=np.float32)))
         rgb = norm_crop(bgr, face.kps, ALIGNED_SIZE)[..., ::-1]
-        aligned.append(torch.from_numpy(np.ascontiguousarray(rgb)).float() / 255)
+        aligned.append(bytes_to_comfy(torch.from_numpy(np.ascontiguousarray(rgb))))
     return RecognisedFaces(torch.stack(embeddings), torch.stack(aligned))

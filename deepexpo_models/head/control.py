@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..image import opencv
+from ..image import bytes_to_comfy, opencv
 from . import raster
 from .basis import HeadBasis
 from .landmarks import FIVE, IBUG68, OVAL, PUPILS, connections
@@ -64,7 +64,7 @@ def draw_control(points: Tensor, size: Size, style: str, basis: HeadBasis) -> Te
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
     maps = [STYLES[style].draw(face, size, basis) for face in points.double().cpu().numpy()]
-    return torch.from_numpy(np.stack(maps)).float() / 255
+    return bytes_to_comfy(torch.from_numpy(np.stack(maps)))
 
 
 def draw_over(earlier: Tensor | None, drawn: Tensor, style: str) -> Tensor:

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..data.clips.read import FPS, VIDEOS, Unreadable, count_frames, read_picture, read_video
-from ..image import bytes_to_model, image_grid, resize
+from ..image import bytes_to_comfy, bytes_to_model, comfy_to_model, image_grid, resize
 
 ENCODED_AT_ONCE = 8  # faces; larger batches are no faster on a CPU, and frames in memory are few
 Photos = str | Path | Tensor | Sequence[str | Path] | Sequence[Tensor]
@@ -71,7 +71,7 @@ def _cell(photo: Tensor, like: Tensor) -> Tensor:
     """The middle square of a photo on white, of a picture's size (3, H, W)."""
     cell, side = torch.ones_like(like), min(like.shape[1:])
     top, left = ((full - side) // 2 for full in like.shape[1:])
-    cell[:, top : top + side, left : left + side] = resize(photo.movedim(-1, 0)[None] * 2 - 1, side)[0]
+    cell[:, top : top + side, left : left + side] = resize(comfy_to_model(photo[None]), side)[0]
     return cell
 
 
@@ -80,6 +80,6 @@ def _frames(path: Path) -> Iterator[Tensor]:
         raise ValueError(f"there is no picture at {path}; check its path")
     try:
         for frame in read_video(path) if is_clip(path) else [read_picture(path)]:
-            yield torch.from_numpy(frame).float() / 255
+            yield bytes_to_comfy(torch.from_numpy(frame))
     except Unreadable as reason:
         raise ValueError(f"{path.name} is {reason}; choose another file") from reason

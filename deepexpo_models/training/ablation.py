@@ -15,6 +15,7 @@ from ..dsid import load_dsid
 from ..evaluation.dsid_report import measure_dsid
 from ..evaluation.plots import panels_picture
 from ..evaluation.tables import as_json, write_table
+from ..whole_files import write_text
 from .train_dsid import DSIDSettings, train
 
 NO_LABELS = {"w_pose": 0.0, "w_label": 0.0, "w_traits": 0.0}
@@ -75,7 +76,7 @@ def _row(options: argparse.Namespace, name: str, changes: dict) -> dict:
             raise ValueError(f"{name} was stopped before its end; start the same command again")
         torch.manual_seed(0)
         found = measure_dsid(load_dsid(path).float().eval(), options.people)
-        done.write_text(as_json(found))
+        write_text(done, as_json(found))
     found = json.loads(done.read_text())
     factors = found["expression R2"].values()
     return {

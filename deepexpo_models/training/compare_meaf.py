@@ -22,6 +22,7 @@ from ..evaluation.tables import as_json, write_table
 from ..meaf import load_meaf
 from ..pipeline.base import load_base
 from ..pipeline.generate import Pipeline
+from ..whole_files import write_text
 from .engine.engine import Engine
 from .train_meaf import MEAFSettings, make_parts, train
 
@@ -75,8 +76,7 @@ def table(options: argparse.Namespace) -> list[dict]:
             pipeline = Pipeline(base, load_meaf(path).float().eval() if path else None, dsid, batch=CHUNK)
             found = figures(request, judged(judge, draw(pipeline, request)), judge)
             costs = {**_drawing_cost(pipeline), **(_training_cost(settings) if settings else {})}
-            done.parent.mkdir(parents=True, exist_ok=True)
-            done.write_text(as_json({**{title: found[key] for key, title in SHOWN.items()}, **costs}))
+            write_text(done, as_json({**{title: found[key] for key, title in SHOWN.items()}, **costs}))
         rows.append({"row": name, **json.loads(done.read_text())})
     write_table(options.out, "sizes", rows)
     return rows

@@ -27,6 +27,7 @@ from ..starter.diffusers_host import (
     training_scheduler,
 )
 from ..weights import read_header
+from ..whole_files import write_file
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
@@ -250,12 +251,11 @@ def _latents(settings: StarterSettings, parts: StarterParts, data, engine: Engin
     path = Path(settings.out) / f"latents-{vae}-{len(data)}.npy"
     if engine.is_main and not path.exists():
         engine.say(f"encoding {len(data)} pictures")
-        partial = path.with_suffix(".partial")
-        whole = np.lib.format.open_memmap(partial, "w+", np.float16, (len(data), *parts.latent_shape))
-        for rows in torch.arange(len(data)).split(CHUNK):
-            whole[rows.numpy()] = encode(parts, data.images(rows).to(engine.device)).cpu().numpy()
-        whole.flush()
-        partial.replace(path)
+        with write_file(path) as beside:
+            whole = np.lib.format.open_memmap(beside, "w+", np.float16, (len(data), *parts.latent_shape))
+            for rows in torch.arange(len(data)).split(CHUNK):
+                whole[rows.numpy()] = encode(parts, data.images(rows).to(engine.device)).cpu().numpy()
+            whole.flush()
     engine.accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
 

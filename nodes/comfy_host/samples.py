@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...deepexpo_models.image import bytes_to_comfy
+
 SIZE = 256  # pixels a side
 FOLDER = Path(__file__).parents[2] / "workflows" / "samples"
 PEOPLE = ("person_1", "person_2", "person_3")
@@ -30,6 +32,6 @@ def sample_faces(which: str) -> Tensor:
 def _read(path: Path) -> Tensor:
     try:
         with Image.open(path) as picture:
-            return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+            return bytes_to_comfy(torch.from_numpy(np.array(picture.convert("RGB"))))[None]
     except OSError as error:
         raise ValueError(f"{path.name} is missing from the pack or damaged; install ComfyUI-DeepExPo again") from error

@@ -22,7 +22,8 @@ from deepexpo_models.training.engine import checkpoint
 from deepexpo_models.training.engine.checkpoint import TrainingError, latest_state, load_state, prune, save_state
 from deepexpo_models.training.engine.ema import EMA
 from deepexpo_models.training.engine.engine import Engine, gather_with_grad, make_scheduler
-from deepexpo_models.training.engine.settings import parse_settings, run_command
+from deepexpo_models.training.engine.settings import PACKAGE, parse_settings, run_command
+from deepexpo_models.whole_files import WriteError
 from toy_run import OtherSettings, Run, Toy, ToySettings, settings, state
 
 needs_posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and POSIX signals")
@@ -574,6 +575,35 @@ def test_what_a_training_refuses_is_one_sentence_and_other_errors_keep_their_tra
     assert end.value.code == 2 and said.endswith("gone is not a folder; give one that holds clips\n") and said.count("\n") == 1
     with pytest.raises(ValueError, match="invalid literal"):
         run_command(lambda settings: int("x"), ToySettings, ["--out", "run"])
+
+
+def in_the_package(line: str):
+    """A training of one line, as if it stood in the package's own code."""
+    names = {"TrainingError": TrainingError, "WriteError": WriteError}
+    exec(compile(f"def train(settings):\n    {line}", str(PACKAGE / "made_up.py"), "exec"), names)
+    return names["train"]
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "TrainingError", "WriteError"])
+def test_refusals_of_the_package_are_one_sentence(capsys, kind):
+    with pytest.raises(SystemExit) as end:
+        run_command(in_the_package(f"raise {kind}('the disk is full')"), ToySettings, ["--out", "run"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.endswith(": the disk is full\n") and said.count("\n") == 1
+
+
+MISTAKES = {
+    "int('x')": ValueError,
+    "a, b = 1,": ValueError,
+    "{}['x']": KeyError,
+    "raise RuntimeError('odd')": RuntimeError,
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_of_the_package_keep_their_traceback(line):
+    with pytest.raises(MISTAKES[line]):
+        run_command(in_the_package(line), ToySettings, ["--out", "run"])
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path):

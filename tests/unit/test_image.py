@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from deepexpo_models.image import comfy_to_bgr, comfy_to_model, flat_share, model_to_comfy, resize
+from deepexpo_models.image import (
+    bytes_to_comfy,
+    bytes_to_model,
+    comfy_to_bgr,
+    comfy_to_bytes,
+    comfy_to_model,
+    flat_share,
+    model_to_bytes,
+    model_to_comfy,
+    resize,
+)
 
 
 def picture(*shape: int) -> torch.Tensor:
@@ -29,6 +39,13 @@ def test_bgr_has_red_last():
 
 def test_bgr_rounds_and_clamps():
     assert comfy_to_bgr(torch.tensor([-0.5, 0.5, 1.5]).view(1, 1, 3)).tolist() == [[[255, 128, 0]]]
+
+
+def test_all_levels_come_back_and_what_lies_beyond_is_clamped():
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(comfy_to_bytes(bytes_to_comfy(levels)), levels) and torch.equal(bytes_to_comfy(levels), levels / 255)
+    assert torch.equal(model_to_bytes(bytes_to_model(levels)), levels)
+    assert comfy_to_bytes(torch.tensor([-0.5, 0.5, 1.5])).tolist() == [0, 128, 255]
 
 
 def test_comfy_model_round_trip():

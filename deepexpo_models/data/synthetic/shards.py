@@ -9,7 +9,6 @@ triples). The first half of a person's frames is one clip, one place and light; 
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ...image import bytes_to_model, model_to_bytes
+from ...image import bytes_to_comfy, bytes_to_model, comfy_to_bytes, model_to_bytes
+from ...whole_files import write_folder
 from .factors import (
     GROUPS,
     Scene,
@@ -82,21 +82,20 @@ def render_shard(index: int, seed: int, split: str, size: int) -> Frames:
 
 def write_shard(folder: Path, index: int, seed: int = 0, split: str = "train", size: int = 128) -> Path:
     """Draw one shard into folder/shard-<index>/; a whole one that is there already is left as it is."""
-    final, partial = folder / f"shard-{index:05d}", folder / f"partial-{index:05d}"
+    final = Path(folder) / f"shard-{index:05d}"
     settings = {"index": index, "seed": seed, "split": split, "size": size}
     if final.exists():
         _require_same(final, settings)
         return final
     frames = render_shard(index, seed, split, size)
-    partial.mkdir(parents=True, exist_ok=True)
-    np.save(partial / "images.npy", model_to_bytes(frames.images).numpy())
-    planes = torch.nn.functional.avg_pool2d(torch.cat([frames.region, frames.face], dim=1), 2)
-    np.save(partial / "planes.npy", (planes * 255).round().byte().numpy())
-    np.save(partial / "points.npy", frames.points.numpy())
-    for name in GROUPS:
-        np.save(partial / f"{name}.npy", getattr(frames.scene, name).numpy())
-    (partial / "settings.json").write_text(json.dumps(settings))
-    os.replace(partial, final)
+    with write_folder(final, replace=False) as beside:
+        np.save(beside / "images.npy", model_to_bytes(frames.images).numpy())
+        planes = torch.nn.functional.avg_pool2d(torch.cat([frames.region, frames.face], dim=1), 2)
+        np.save(beside / "planes.npy", comfy_to_bytes(planes).numpy())
+        np.save(beside / "points.npy", frames.points.numpy())
+        for name in GROUPS:
+            np.save(beside / f"{name}.npy", getattr(frames.scene, name).numpy())
+        (beside / "settings.json").write_text(json.dumps(settings))
     return final
 
 
@@ -124,7 +123,7 @@ class ShardStore:
 
     def frames(self, rows: Tensor) -> Frames:
         """rows (B,) -> their pictures."""
-        planes = torch.nn.functional.interpolate(self._read("planes", rows).float() / 255, scale_factor=2, mode="bilinear")
+        planes = torch.nn.functional.interpolate(bytes_to_comfy(self._read("planes", rows)), scale_factor=2, mode="bilinear")
         return Frames(
             self.images(rows), planes[:, :1], planes[:, 1:], self._read("points", rows).float(), self.scene(rows)
         )  # fmt: skip

@@ -191,7 +191,8 @@ def _sync(folder: Path) -> None:
 
 
 def _take_its_name(partial: Path, path: Path) -> Path:
-    """Rename a complete folder; an old state of the same step makes way for it."""
+    """Rename a complete folder; an old state of the same step makes way for it. Not by `whole_files`, which deletes what it
+    replaces first: here the old one lies aside until the new one stands."""
     os.chmod(partial, 0o755)  # mkdtemp's 0700 would hide states from other users of a shared folder
     if path.exists():
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-", suffix=PARTIAL))

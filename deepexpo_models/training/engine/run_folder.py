@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from torch import Tensor
 from ...claims import claim, release
 from ...image import image_grid
 from ...safetensors_file import parse_json
+from ...whole_files import write_text
 from .sharding import whole
 
 PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "numpy")
@@ -65,9 +65,7 @@ class RunFolder:
         if earlier:
             before = earlier.pop("earlier", [])
             record["earlier"] = [*(before if isinstance(before, list) else []), earlier]
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps(record, indent=1))
 
     def forget_after(self, step: int) -> None:
         """Drop lines of log.jsonl beyond a step: a resumed run writes them anew. A line cut by a crash goes with them."""
@@ -75,9 +73,7 @@ class RunFolder:
         if not self.writes or not path.is_file():
             return
         kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_in(line) <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def write_line(self, step: int, values: dict[str, float]) -> None:
         """One line of log.jsonl: {"step": steps done, "time": seconds since 1970, name: value}; what is not finite is null."""

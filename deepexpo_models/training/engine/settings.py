@@ -5,12 +5,15 @@ A trainer subclasses `RunSettings`, adds its own fields with `option`, and is ca
 
 import argparse
 import dataclasses
+import dis
 import sys
-import traceback
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+
+from ...whole_files import WriteError
+from .checkpoint import TrainingError
 
 SCHEDULES = ("cosine", "constant")
 PACKAGE = Path(__file__).parents[2]
@@ -89,12 +92,12 @@ def parse_settings(cls, argv: list[str] | None = None, description: str = ""):
 
 
 def run_command(train, cls, argv: list[str] | None = None, description: str = "") -> None:
-    """Train with settings from a command line. What our own code refuses is told in one sentence, with exit code 2; any other
-    error keeps its traceback."""
+    """Train with settings from a command line. What our own code refuses (by a `raise` of ValueError, TrainingError or
+    WriteError) is told in one sentence, with exit code 2; any other error keeps its traceback."""
     settings = parse_settings(cls, argv, description)
     try:
         train(settings)
-    except ValueError as error:
+    except (ValueError, TrainingError, WriteError) as error:
         if not _is_ours(error):
             raise
         print(f"{_program()}: {error}", file=sys.stderr)
@@ -102,9 +105,12 @@ def run_command(train, cls, argv: list[str] | None = None, description: str = ""
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the package itself raised it, not a library that it called."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return Path(frames[-1][0].f_code.co_filename).is_relative_to(PACKAGE)
+    """Whether a `raise` of the package says it, not a library, nor Python of a mistake in the package (as `int("x")`)."""
+    end = error.__traceback__
+    while end.tb_next is not None:
+        end = end.tb_next
+    code = end.tb_frame.f_code
+    return Path(code.co_filename).is_relative_to(PACKAGE) and code.co_code[end.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,5 @@
 """What one MEAF step is shown: latents and captions of a target, and the codes that its streams shall follow."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ...data.synthetic import captions
 from ...data.synthetic.shards import ShardStore
 from ...dsid import DSID
 from ...pipeline.base import Base
+from ...whole_files import write_file
 from ..engine.feed import Movable
 
 CODES = ("identity", "expression", "rotation", "translation", "log_scale")
@@ -111,9 +111,7 @@ def cached(folder: Path, name: str, store, say, device: torch.device, encode) ->
     if not path.exists():
         say(f"encoding {len(store)} pictures: {name}")
         parts = [encode(store.images(rows).to(device)).cpu().numpy() for rows in torch.arange(len(store)).split(CHUNK)]
-        folder.mkdir(parents=True, exist_ok=True)
         kept = np.concatenate(parts)
-        partial = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, kept.astype(np.float16) if "latents" in name else kept)
-        partial.replace(path)
+        with write_file(path) as beside, open(beside, "wb") as file:
+            np.save(file, kept.astype(np.float16) if "latents" in name else kept)
     return np.load(path, mmap_mode="r")
