@@ -1,6 +1,7 @@
 """The small picture that a saved code shows itself by."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ def thumbnail(code: Identity | Semantics, picture: Tensor | None = None) -> Tens
 
 def _head(code: Identity | Semantics) -> Tensor | None:
     """(1, S, S, 3) in [0, 1]"""
-    first = replace(code, **{name: rows[:1] for name, rows in vars(code).items() if isinstance(rows, Tensor)})
+    rows: dict[str, Any] = {name: value[:1] for name, value in vars(code).items() if isinstance(value, Tensor)}
+    first = replace(code, **rows)
     if isinstance(first, Identity):
         who, look = first, arkit_semantics(torch.zeros(1, len(ARKIT52)))
     else:

@@ -15,8 +15,9 @@ from ..data.clips.read import PICTURES, VIDEOS, Unreadable, read_picture
 from ..dsid.mesh import units_of
 from ..faces.crop import crop_face
 from ..faces.detectors import DetectorUnavailable, Face
-from ..faces.landmarks import FIVE, open_landmarker
+from ..faces.landmarks import open_landmarker
 from ..image import bytes_to_comfy, comfy_to_bytes
+from ..mesh_points import FIVE
 from ..whole_files import write_file
 
 CROP_SIDE = 256

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from ..errors import first_line
 from ..image import comfy_to_bgr
+from ..mesh_points import FIVE, POINTS
 from .detectors import DetectorUnavailable, Face, optional
 from .find import select_face
 from .gaps import fill_gaps
 
-POINTS = 478
-# insightface's five: the eyes' centres, the tip of the nose, the mouth's corners, each the picture's left one first.
-FIVE = (468, 473, 4, 61, 291)
 TASK = "face_landmarker.task"
 TASK_SOURCE = "storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
 MANY_FACES = 16

@@ -5,8 +5,8 @@ Left and right are the person's. Connections and their order are MediaPipe's `fa
 
 from itertools import pairwise
 
-from ..faces.landmarks import FIVE as FIVE
-from ..faces.landmarks import POINTS as POINTS
+from ..mesh_points import FIVE as FIVE
+from ..mesh_points import POINTS as POINTS
 
 MESH_POINTS = 468  # without the irises
 

@@ -11,6 +11,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ...whole_files import WriteError
 from .checkpoint import TrainingError
@@ -106,7 +107,7 @@ def run_command(train, cls, argv: list[str] | None = None, description: str = ""
 
 def _is_ours(error: Exception) -> bool:
     """Whether a `raise` of the package says it, not a library, nor Python of a mistake in the package (as `int("x")`)."""
-    end = error.__traceback__
+    end = cast(types.TracebackType, error.__traceback__)
     while end.tb_next is not None:
         end = end.tb_next
     code = end.tb_frame.f_code
