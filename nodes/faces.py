@@ -1,9 +1,9 @@
 import logging
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..deepexpo_models.faces import CHOICES, GAPS, LANDMARKS, ORDERS, bounding_boxes, crop_faces
-from ..deepexpo_models.faces.crop import SCALE, SIZE, FaceCrops
+from ..deepexpo_models.faces.crop import SCALE, SIZE
 from . import sockets
 from .comfy_host.detectors import face_detector
 from .sockets import schema
@@ -79,12 +79,9 @@ class CropFace(io.ComfyNode):
         for note in found.notes:
             logger.info("DeepExPo: %s", note)
         boxes = bounding_boxes(found.faces)
-        return io.NodeOutput(found.crops, found.masks, min(found.counts), boxes, ui=shown(found, cls))
-
-
-def shown(found: FaceCrops, cls) -> dict:
-    """The crops, and what was found, on the node."""
-    return {**ui.PreviewImage(found.crops, cls=cls).as_dict(), "text": found.summary()}
+        return io.NodeOutput(
+            found.crops, found.masks, min(found.counts), boxes, ui=sockets.shown(found.crops, cls, found.summary())
+        )
 
 
 NODES = (CropFace,)

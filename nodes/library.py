@@ -2,7 +2,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
+from torch import Tensor
 
 from ..deepexpo_models.dsid import load_identity, load_semantics, load_thumbnail, save_identity, save_semantics, thumbnail
 from ..deepexpo_models.dsid.files import split_tags
@@ -54,7 +55,7 @@ class _SaveCode(io.ComfyNode):
         path, name = new_code_path(filename_prefix)
         small = thumbnail(code[cls.KIND], picture)
         cls.SAVE(path, code[cls.KIND], small, split_tags(tags))
-        return io.NodeOutput(name, ui={"text": [name], **_shown(small, cls)})
+        return io.NodeOutput(name, ui=sockets.shown(_picture(small), cls, [name]))
 
 
 class _LoadCode(io.ComfyNode):
@@ -96,12 +97,12 @@ class _LoadCode(io.ComfyNode):
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
         path = code_path(name)
-        return io.NodeOutput(cls.LOAD(path), ui=_shown(load_thumbnail(path), cls) or None)
+        return io.NodeOutput(cls.LOAD(path), ui=sockets.shown(_picture(load_thumbnail(path)), cls) or None)
 
 
-def _shown(small, cls) -> dict:
-    """A thumbnail (S, S, 3) uint8, or None, as what the node shows."""
-    return {} if small is None else ui.PreviewImage(bytes_to_comfy(small[None]), cls=cls).as_dict()
+def _picture(small: Tensor | None) -> Tensor | None:
+    """A thumbnail (S, S, 3) uint8 -> (1, S, S, 3) in [0, 1]."""
+    return None if small is None else bytes_to_comfy(small[None])
 
 
 class SaveIdentity(_SaveCode):

@@ -1,4 +1,4 @@
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..deepexpo_models.dsid.edit import readout_for
 from ..deepexpo_models.dsid.mesh import Framing, Strengths, face_points
@@ -127,7 +127,7 @@ class DrawFaceControl(io.ComfyNode):
         framing, strengths = Framing(face_height, x, y), Strengths(**parts)
         points = face_points(identity, semantics, basis, size, framing, strengths, readout)
         drawn = draw_over(over, draw_control(points, size, style, basis), style)
-        return io.NodeOutput(drawn, draw_mask(points, size), pose_keypoints(points, size), ui=ui.PreviewImage(drawn, cls=cls))
+        return io.NodeOutput(drawn, draw_mask(points, size), pose_keypoints(points, size), ui=sockets.shown(drawn, cls))
 
 
 class IdentityToControlNet(io.ComfyNode):

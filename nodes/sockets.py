@@ -1,8 +1,10 @@
 """The pack's own socket types and what every node shares."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from .words import ESSENTIAL, aliases
 
@@ -37,9 +39,10 @@ def folded(socket: io.Input) -> io.Input:
     return socket
 
 
-def shown(picture, text: str, cls: type[io.ComfyNode]) -> dict:
-    """For NodeOutput's ui: a picture (B, H, W, 3) on the node, and a text for those who ask the server."""
-    return {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": [text]}
+def shown(picture: Tensor | None, cls: type[io.ComfyNode], text: Sequence[str] | None = None) -> dict:
+    """For NodeOutput's ui: a picture (B, H, W, 3) in [0, 1] on the node, where there is one, and lines of text."""
+    drawn = {} if picture is None else ui.PreviewImage(picture, cls=cls).as_dict()
+    return drawn if text is None else {**drawn, "text": list(text)}
 
 
 def numbered(name: str, numbers: tuple[int, ...], inputs: dict) -> list:

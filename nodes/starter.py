@@ -1,5 +1,6 @@
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from . import sockets
 from .comfy_host.folders import weight_fingerprint
 from .comfy_host.samples import CHOICES, sample_faces
 from .comfy_host.starter import FILE, open_starter
@@ -56,7 +57,7 @@ class SampleFace(io.ComfyNode):
     @classmethod
     def execute(cls, which) -> io.NodeOutput:
         faces = sample_faces(which)
-        return io.NodeOutput(faces, ui=ui.PreviewImage(faces, cls=cls))
+        return io.NodeOutput(faces, ui=sockets.shown(faces, cls))
 
 
 NODES = (LoadStarter, SampleFace)

@@ -1,6 +1,6 @@
 """Clips, sheets and measured likeness."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..deepexpo_models.dsid import every_pair, join_identities, smooth_semantics
 from ..deepexpo_models.dsid.edit import readout_for
@@ -53,7 +53,7 @@ class SmoothSemantics(io.ComfyNode):
         smooth = smooth_semantics(semantics, strength, frames_per_second)
         said = describe_smoothing(semantics, smooth)
         return io.NodeOutput(
-            smooth, said, len(smooth.expression), ui=sockets.shown(plot_smoothing(semantics, smooth), said, cls)
+            smooth, said, len(smooth.expression), ui=sockets.shown(plot_smoothing(semantics, smooth), cls, [said])
         )
 
 
@@ -173,7 +173,7 @@ class DrawSheet(io.ComfyNode):
     @classmethod
     def execute(cls, image, sheet, cell) -> io.NodeOutput:
         drawn = label_sheet(image, sheet.rows, sheet.columns, cell)
-        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+        return io.NodeOutput(drawn, ui=sockets.shown(drawn, cls))
 
 
 class Measure(io.ComfyNode):
@@ -254,7 +254,7 @@ class Measure(io.ComfyNode):
         )  # fmt: skip
         figures = compare_pictures(seen, judges, sheet)
         said, drawn = report(figures), plot(figures)
-        return io.NodeOutput(said, *(figure.mean for figure in figures), drawn, ui=sockets.shown(drawn, said, cls))
+        return io.NodeOutput(said, *(figure.mean for figure in figures), drawn, ui=sockets.shown(drawn, cls, [said]))
 
 
 NODES = (SmoothSemantics, PairSheet, DrawSheet, Measure)

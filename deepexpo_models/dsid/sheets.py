@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..head.expressions import PRESETS, REST, SLIDERS
+from ..head.expressions import SLIDERS
 from .codes import Semantics
 from .edit import ANGLES, ReadOut
 from .pairs import join_semantics, presets_of, slider_of
+from .presets import preset_names, split_names
 
 REFERENCES, PRESETS_NAMED, STEPS = COLUMN_KINDS = ("references", "presets", "slider")
 STEPPED = (*SLIDERS, *ANGLES)  # what a slider sheet can step through
@@ -42,7 +43,7 @@ def sheet_columns(
         codes = join_semantics(*semantics)
         given = tuple(f"reference {number}" for number in range(1, len(codes.expression) + 1))
     elif columns.kind == PRESETS_NAMED:
-        given = _preset_names(columns.presets)
+        given = preset_names(columns.presets)
         codes = presets_of(semantics[0] if semantics else None, given, readout)
     else:
         values = torch.linspace(columns.low, columns.high, columns.steps).tolist()
@@ -55,24 +56,9 @@ def sheet_columns(
 def sheet_names(text: str, given: Sequence[str], what: str) -> tuple[str, ...]:
     """Names with commas between, as many as are given; empty text takes the given ones. Raises ValueError for another
     number."""
-    names = _split(text)
+    names = split_names(text)
     if names and len(names) != len(given):
         raise ValueError(
             f"{len(names)} names are given for {len(given)} {what}; give one for each, with commas between, or none"
         )
     return tuple(names or given)
-
-
-def _preset_names(text: str) -> tuple[str, ...]:
-    names = _split(text)
-    unknown = [name for name in names if name not in (REST, *PRESETS)]
-    if unknown or not names:
-        raise ValueError(
-            f"{unknown[0] if unknown else 'an empty list'!r} is no preset; name some of {', '.join((REST, *PRESETS))}, with "
-            f"commas between"
-        )
-    return tuple(names)
-
-
-def _split(text: str) -> list[str]:
-    return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]

@@ -108,6 +108,22 @@ def test_inputs_are_untouched_and_the_last_identity_counts(studio, instantid, co
 
 
 @torch.no_grad()
+def test_two_nodes_share_a_control_and_neither_changes_it(studio, instantid, control):
+    """What is before it in the chain is shared, too; each node's own copy alone has the chain taken off and the tokens."""
+    code = instantid.codes(batch=2)[0]["identity"]
+    texts = controlled(tiny_controlnet("sdxl", seed=8), studio.positive, studio.negative)
+    sides = controlled(control, *texts)
+    shared = sides[0][0][1]["control"]
+    before = [dict(vars(part)) for part in (shared, shared.previous_controlnet)]
+    both = [seen(instantid, sides, {"identity": row_of(code, row)}) for row in range(2)]
+    found = [noise(studio.model, each) for each in both]
+    assert [dict(vars(part)) for part in (shared, shared.previous_controlnet)] == before
+    wrapped = [each[0][0][1]["control"] for each in both]
+    assert len({id(own) for control in wrapped for own in (control.inner, shared)}) == 3
+    assert not same(*found) and same(found[0], noise(studio.model, both[0]))
+
+
+@torch.no_grad()
 def test_a_batch_of_identities_is_one_per_latent(studio, instantid, control):
     (codes, _), sides = instantid.codes(batch=2), controlled(control, studio.positive, studio.negative)
     batch = noise(studio.model, seen(instantid, sides, codes), latents(batch=2))

@@ -78,7 +78,7 @@ def test_a_sheet_of_people_and_references(pack, starter):
 
 def test_a_sheet_of_presets_and_of_slider_steps(pack, starter):
     who = person(pack, starter, "person_1")
-    presets = pack.run("DeepExPoPairSheet", identity=who, columns="presets", presets="none, happy,\nsad")
+    presets = pack.run("DeepExPoPairSheet", identity=who, columns="presets", presets="none, Happy,\nsad,")
     assert presets[2:4] == (3, 3) and presets[4].columns == ("none", "happy", "sad")
     units = pack.module("deepexpo_models.head.expressions").preset_units
     torch.testing.assert_close(presets[1].expression[1], units("happy"))
@@ -93,8 +93,8 @@ def test_a_sheet_of_presets_and_of_slider_steps(pack, starter):
     "inputs, words",
     [
         ({"columns": "references"}, "no semantics is connected to Pair Sheet"),
-        ({"columns": "presets", "presets": "happy, grumpy"}, "'grumpy' is no preset; name some of none, happy"),
-        ({"columns": "presets", "presets": " , "}, "'an empty list' is no preset"),
+        ({"columns": "presets", "presets": "happy, grumpy"}, "there is no expression 'grumpy'; choose one of none, happy"),
+        ({"columns": "presets", "presets": " , "}, "no expression is named; write some of none, happy"),
         ({"columns": "slider", "column_names": "a, b"}, "2 names are given for 5 columns; give one for each"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -104,3 +105,11 @@ def test_what_is_drawn_of_the_face():
     assert tensors["brows"].sum() == 0 and tensors["brows"].abs().sum() == 20 and 20 < tensors["lips"].sum() < 100
     assert 0 <= tensors["skin"].min() and tensors["skin"].max() < 478
     assert len(tensors["brow_skin"]) == 16 and 800 < len(tensors["skin"]) + 16 < 898
+
+
+def test_modules_export_what_others_import():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "web" / "js").glob("*.js")}
+    given = {name for text in texts.values() for name in re.findall(r"^export (?:function|class|const) (\w+)", text, re.M)}
+    taken = {name for text in texts.values() for names in re.findall(r"^import \{ ([\w, ]+) \} from \"\./", text, re.M)
+             for name in names.split(", ")}  # fmt: skip
+    assert given == taken

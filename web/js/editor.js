@@ -19,7 +19,7 @@ const STYLE = "width:100%;height:100%;display:block;object-fit:contain;backgroun
 const LINE_STYLE = "position:absolute;right:8px;top:6px;font:11px sans-serif;color:#aaa;cursor:pointer;display:none";
 const UNFOLDED = "deepexpo_all_numbers"; // property of a node
 
-const previews = new Set();
+const previews = new Set(); // of nodes that are in a graph
 let loading = null;
 
 function loadHead() {
@@ -141,12 +141,12 @@ class Folding {
   // Hides or shows them; a node that is not being loaded grows or shrinks by as much.
   update(resize = true) {
     const inCanvas = !window.LiteGraph?.vueNodesMode, hidden = inCanvas && !this.node.properties[UNFOLDED];
-    const folded = this.node.widgets.filter((widget) => widget.options?.advanced);
     if (this.hidden === hidden && this.inCanvas === inCanvas) return;
     Object.assign(this, { hidden, inCanvas });
     this.line.style.display = inCanvas ? "block" : "none";
     this.line.textContent = hidden ? "all numbers \u25b8" : "fewer numbers \u25be";
     const [width, height] = this.node.size, before = this.node.computeSize()[1];
+    const folded = this.node.widgets.filter((widget) => widget.options?.advanced);
     for (const widget of folded) this.fold(widget, hidden, hidden || !inCanvas);
     if (resize) this.node.setSize([width, Math.max(height + this.node.computeSize()[1] - before, 100)]);
     this.node.setDirtyCanvas?.(true, true);
@@ -188,7 +188,6 @@ function attach(node, head) {
   after(node, "onExecuted", (output) => preview.ran(output?.[WIDGET]?.[0]));
   after(node, "onAdded", () => previews.add(preview));
   after(node, "onRemoved", () => previews.delete(preview));
-  previews.add(preview);
 }
 
 let head = null;

@@ -29,7 +29,7 @@ function readHalves(buffer) {
   });
 }
 
-export function restingCode(head) {
+function restingCode(head) {
   return { numbers: new Array(head.tables.units.length).fill(0), angles: [0, 0, 0], openings: null };
 }
 
@@ -93,7 +93,7 @@ export function shapeOf(head, rest, { numbers, openings }) {
   return setOpenings(head, express(head, own, numbers), target);
 }
 
-export function express(head, rest, numbers) {
+function express(head, rest, numbers) {
   const shape = Float64Array.from(rest);
   numbers.forEach((number, unit) => {
     if (!number) return;
@@ -104,7 +104,7 @@ export function express(head, rest, numbers) {
 }
 
 // The gaps of lips, left and right lids in cm, then the left and the right iris' place from the middle of its eye, in eye widths.
-export function measure(head, shape) {
+function measure(head, shape) {
   const gaps = head.tables.openings.map((opening) => middleGap(shape, opening));
   return [...gaps, ...irisPlace(head, shape, "left", 1), ...irisPlace(head, shape, "right", 2)];
 }

@@ -16,6 +16,7 @@ const STYLE = `
   flex: 1; min-height: 0; align-content: start; grid-auto-rows: max-content; }
 .deepexpo-library .tile { padding: 0; border: 2px solid transparent; border-radius: 4px; background: var(--comfy-input-bg, #222);
   color: var(--input-text, #ddd); cursor: pointer; overflow: hidden; }
+.deepexpo-library .tile[hidden] { display: none; }
 .deepexpo-library .tile.chosen { border-color: #6fb1ff; }
 .deepexpo-library .tile img, .deepexpo-library .tile .blank { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; }
 .deepexpo-library .tile .blank { display: grid; place-items: center; font-size: 24px; opacity: 0.5; }
@@ -38,24 +39,32 @@ function matches(entry, words) {
   return words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
+// The server's answer. Throws with its sentence where it refuses, and with what is known where it gives none.
+async function ask(path, options) {
+  const answer = await api.fetchApi(`/deepexpo/${path}`, options);
+  if (answer.ok) return answer;
+  const { error } = await answer.json().catch(() => ({}));
+  throw new Error(error ?? `the server refused (${answer.status} ${answer.statusText})`);
+}
+
 class Library {
   constructor(kind, widget, redraw) {
-    Object.assign(this, { kind, widget, redraw, entries: [] });
+    Object.assign(this, { kind, widget, redraw, entries: [], tiles: [] });
     this.root = element("div", "deepexpo-library");
     this.search = element("input", "", { type: "search", placeholder: "find by name or tag" });
-    this.tiles = element("div", "tiles");
+    this.grid = element("div", "tiles");
     this.said = element("div", "said");
     this.file = element("input", "", { type: "file", accept: ".zip", hidden: true });
     const bar = element("div", "bar");
     bar.append(
       this.search,
-      this.button("⟳", "Look again", () => this.load()),
-      this.button("export", "All saved ones as one zip file", () => this.export()),
+      this.button("⟳", "Look again", () => this.attempt(() => this.load())),
+      this.button("export", "All saved ones as one zip file", () => this.attempt(() => this.export())),
       this.button("import", "A zip file of saved ones into output/deepexpo/imported", () => this.file.click()),
     );
-    this.root.append(bar, this.tiles, this.said, this.file);
+    this.root.append(bar, this.grid, this.said, this.file);
     this.search.addEventListener("input", () => this.show());
-    this.file.addEventListener("change", () => this.import());
+    this.file.addEventListener("change", () => this.attempt(() => this.import()));
     for (const kind of ["pointerdown", "wheel", "keydown"]) this.root.addEventListener(kind, (event) => event.stopPropagation());
   }
 
@@ -63,17 +72,21 @@ class Library {
     return element("button", "", { type: "button", textContent: text, title, onclick });
   }
 
-  async load() {
+  // Work that may fail: its sentence is shown.
+  async attempt(work) {
     try {
-      const answer = await api.fetchApi(`/deepexpo/library?kind=${this.kind}`);
-      const found = await answer.json();
-      if (!answer.ok) throw new Error(found.error);
-      this.entries = found;
-      this.offer();
-      this.show();
+      await work();
     } catch (error) {
       this.said.textContent = error.message;
     }
+  }
+
+  async load() {
+    this.entries = await (await ask(`library?kind=${this.kind}`)).json();
+    this.tiles = this.entries.map((entry) => this.tile(entry));
+    this.grid.replaceChildren(...this.tiles);
+    this.offer();
+    this.show();
   }
 
   // What was saved since the page was opened can be chosen too.
@@ -83,9 +96,11 @@ class Library {
   }
 
   show() {
-    const found = this.entries.filter((entry) => matches(entry, this.search.value));
-    this.tiles.replaceChildren(...found.map((entry) => this.tile(entry)));
-    this.said.textContent = this.entries.length ? `${found.length} of ${this.entries.length}` : "nothing is saved yet";
+    const found = this.entries.map((entry) => matches(entry, this.search.value));
+    this.tiles.forEach((tile, number) => {
+      tile.hidden = !found[number];
+    });
+    this.said.textContent = this.entries.length ? `${found.filter(Boolean).length} of ${this.entries.length}` : "nothing is saved yet";
   }
 
   tile(entry) {
@@ -109,15 +124,11 @@ class Library {
   }
 
   mark() {
-    for (const tile of this.tiles.children) tile.classList.toggle("chosen", tile.dataset.name === this.widget.value);
+    for (const tile of this.tiles) tile.classList.toggle("chosen", tile.dataset.name === this.widget.value);
   }
 
   async export() {
-    const answer = await api.fetchApi(`/deepexpo/export?kind=${this.kind}`);
-    if (!answer.ok) {
-      this.said.textContent = (await answer.json()).error;
-      return;
-    }
+    const answer = await ask(`export?kind=${this.kind}`);
     const link = element("a", "", { href: URL.createObjectURL(await answer.blob()), download: `deepexpo-${this.kind}.zip` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
@@ -127,10 +138,9 @@ class Library {
     const [file] = this.file.files;
     this.file.value = "";
     if (!file) return;
-    const answer = await api.fetchApi("/deepexpo/import", { method: "POST", body: file });
-    const found = await answer.json();
+    const { names } = await (await ask("import", { method: "POST", body: file })).json();
     await this.load();
-    this.said.textContent = answer.ok ? `${found.names.length} imported` : found.error;
+    this.said.textContent = `${names.length} imported`;
   }
 }
 
@@ -159,6 +169,6 @@ app.registerExtension({
     };
     const [width, height] = node.size;
     node.setSize([Math.max(width, 260), Math.max(height, HEIGHT + 80)]);
-    library.load();
+    library.attempt(() => library.load());
   },
 });
