@@ -17,8 +17,9 @@ from PIL import Image
 from test_layout import HEAVY_ALLOWED, LIBRARY, MODULES, ROOT, imports, room
 
 README = ROOT / "README.md"
-PAGES = sorted([README, *(ROOT / "docs").glob("*.md"), ROOT / "weights" / "README.md"])
-WORDS = 1250  # of the README at most
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "weights" / "README.md", *HELP])
+WORDS = 1050  # of the README at most
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 ROW = re.compile(r"^\| (.+?) \| (.+) \|$", re.M)
@@ -27,11 +28,14 @@ SVG = "{http://www.w3.org/2000/svg}"
 ELSEWHERE = {
     "python demo.py": "test_commands",
     "python tests/run.py": "test_commands",
+    "python tests/check_types.py": "test_commands",
     "python ComfyUI-DeepExPo/install.py": "test_package",
     "python tests/comfy/main_job.py": "test_workflows",
 }
 RUNS = "deepexpo_models.pipeline"  # without --base it needs no file but the pack's, and takes seconds
 OTHERS = ("cd", "dask", "git", "pip")
+TOOLS = ("pytest", "ruff")
+SET = re.compile(r"^(\w+=\S+ )+")  # variables before a command
 
 
 def read(path: Path) -> str:
@@ -49,10 +53,11 @@ def blocks(*languages: str) -> list:
 
 
 def commands(text: str) -> list[list[str]]:
-    """A shell block -> the words of each command; comments and line ends joined as a shell does."""
+    """A shell block -> the words of each command; comments and line ends joined as a shell does, variables left out."""
     lines = text.replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in re.split(r"[;&]+ ", line)]
-    return [words for part in parts if (words := shlex.split(part, comments=True))]
+    found = [shlex.split(SET.sub("", part.strip()), comments=True) for part in parts]
+    return [words for words in found if words]
 
 
 class Parsed(Exception):
@@ -60,12 +65,19 @@ class Parsed(Exception):
 
 
 def module_and_options(words: list[str]) -> tuple[str, list[str]]:
+    """A module's name or a script's path, and what it is given."""
+    if "-m" not in words:
+        return words[1], words[2:]
     at = words.index("-m")
     return words[at + 1], words[at + 2 :]
 
 
 def run_module(module: str, options: list[str], monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [module, *options])
+    if module.endswith(".py"):
+        monkeypatch.syspath_prepend((ROOT / module).parent)
+        runpy.run_path(str(ROOT / module), run_name="__main__")
+        return
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)
     runpy.run_module(module, run_name="__main__", alter_sys=False)
@@ -98,10 +110,13 @@ def test_commands_run_or_are_parsed_as_written(text, clone, monkeypatch):
         raise Parsed
 
     for words in commands(text):
-        if words[0] in OTHERS or any(" ".join(words).endswith(known) for known in ELSEWHERE):
+        if words[0] in OTHERS or any(known in " ".join(words) for known in ELSEWHERE):
             continue
         module, options = module_and_options(words)
-        assert words[0] in ("python", "accelerate"), words
+        assert words[0].removeprefix(".venv/bin/") in ("python", "accelerate"), words
+        if module in TOOLS:
+            assert all((ROOT / word).exists() for word in options if "/" in word)
+            continue
         with monkeypatch.context() as patch:
             if module == RUNS and "--base" not in options:
                 run_module(module, options, patch)
@@ -121,6 +136,23 @@ def test_the_label_format_is_read_as_written(text, clone):
     labels, fps, _ = read_labels(clone / "labels.json", skipped)
     assert not skipped and fps == json.loads(text)["fps"] and labels.keys() == {0}
     assert labels[0][:13] == (96, 110, 160, 110, 128, 150, 104, 180, 152, 180, 12.5, -3.0, 1.0)
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_accelerate_takes_its_settings_as_written(text, clone):
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    (clone / "fsdp.yaml").write_text(text)
+    settings = ClusterConfig.from_yaml_file("fsdp.yaml")
+    assert settings.num_processes == 2 and settings.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_every_block_says_what_it_is(page):
+    """So that a test above reads it; what is shown alone is text."""
+    found = BLOCK.findall(read(page))
+    assert {language for language, _ in found} <= {"bash", "sh", "python", "json", "yaml", "text"}
+    assert 2 * len(found) == sum(line.lstrip().startswith("```") for line in read(page).splitlines())
 
 
 @pytest.mark.parametrize("command", ELSEWHERE)
@@ -143,13 +175,14 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_is_reached_from_the_readme():
+    """Help pages are reached from their nodes."""
     seen, todo = set(), [README]
     while todo:
         page = todo.pop()
         seen.add(page.resolve())
         links = [(page.parent / target.partition("#")[0]).resolve() for target in LINK.findall(read(page))]
         todo += [link for link in links if link.suffix == ".md" and link.is_file() and link not in seen]
-    assert not {page.resolve() for page in PAGES} - seen
+    assert not {page.resolve() for page in PAGES if page not in HELP} - seen
 
 
 def test_the_readme_is_short_and_its_pictures_are_small():
@@ -169,7 +202,7 @@ def first_cells(title: str) -> list[str]:
 
 def test_the_table_of_nodes_names_each_node_once():
     """By the titles of their help pages, of which tests/comfy/test_nodes.py says that each node has one, named as it is."""
-    pages = [read(path).splitlines()[0].removeprefix("# ") for path in (ROOT / "web" / "docs").glob("*.md")]
+    pages = [read(path).splitlines()[0].removeprefix("# ") for path in HELP]
     assert sorted(first_cells("Nodes")) == sorted(pages)
 
 
