@@ -1,16 +1,24 @@
-"""The two commands that set up their own environments: what they would run, on every system."""
+"""The commands that set up their own environments: what they would run, on every system; and the demo, as README writes it."""
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import demo
 import run
 
 ROOT = Path(__file__).parents[2]
+OWN_ENVIRONMENT = ("python demo.py", "python tests/run.py")
 
 
 @pytest.fixture
@@ -56,6 +64,32 @@ def test_the_demo_hands_its_options_to_the_pipeline(calls, monkeypatch):
     files = [word for word in words if word.endswith(".png")]
     assert words.count("--identity") == 2 and len(files) == 6
     assert all((ROOT / name).is_file() for name in files if name != "sheet.png")
+
+
+def test_the_demo_draws_the_readmes_picture(tmp_path):
+    """In a clone whose .venv-demo is there and has this environment's packages, so that none is installed: it has no pip."""
+    for name in ("deepexpo_models", "weights", "workflows"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "demo.py", tmp_path)
+    made = tmp_path / ".venv-demo"
+    venv.create(made, symlinks=os.name != "nt")
+    sites = Path(sysconfig.get_path("purelib", vars={"base": str(made)}))
+    here = "; ".join(f"site.addsitedir({sysconfig.get_path(kind)!r})" for kind in ("purelib", "platlib"))
+    (sites / "these.pth").write_text(f"import site; {here}\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "site")}
+    done = subprocess.run([sys.executable, "demo.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn = Image.open(tmp_path / "sheet.png").convert("RGB")
+    shown = Image.open(ROOT / "docs" / "pictures" / "demo.webp").convert("RGB").resize(drawn.size, Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(drawn, int) - np.asarray(shown)).mean() < 5, "levels of 255; 2.3 of them are the compression's"
+
+
+@pytest.mark.parametrize("command", OWN_ENVIRONMENT)
+def test_ci_runs_what_the_pages_tell_a_newcomer_to_run(command):
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")]
+    assert any(f"\n{command}\n" in page for page in pages)
+    steps = re.findall(r"run: (python .+)", (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    assert command in [step.replace("ComfyUI-DeepExPo/", "") for step in steps]
 
 
 def test_no_package_may_bring_another_torch(calls, tmp_path, monkeypatch):
