@@ -110,6 +110,7 @@ class EditSemantics(io.ComfyNode):
             display_name="Edit Semantics (Expression Editor, Head Pose)",
             description="Changes an expression and head pose by sliders and presets, or makes them from nothing: with nothing "
             "connected a resting face is changed. The head on the node follows at once, without a run; drag it to turn it.",
+            has_intermediate_output=True,  # a graph that is opened again and has nothing to run shows its head too
             inputs=[
                 sockets.Semantics.Input(
                     "semantics",
