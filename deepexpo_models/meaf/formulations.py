@@ -127,8 +127,17 @@ def _add_heads(layer: LayerStreams, text: Tensor, query: Tensor) -> Tensor:
         weights = _softmax(scores, -1)
         if layer.gate is not None:
             weights = weights * layer.gate[part].reshape(1, -1, layer.streams, 1)
-        text[part].view(-1, heads, width).transpose(0, 1).baddbmm_(weights.flatten(2).to(values), values)
+        _add_product(text[part], weights.flatten(2).to(values), values)
     return text
+
+
+def _add_product(text: Tensor, weights: Tensor, values: Tensor) -> None:
+    """text (rows, L, C) += weights (H, rows * L, M) @ values (H, M, C / H), heads beside each other: in place, in one kernel.
+    torch.compile, whose functions change nothing in place, cannot undo these views; it fuses the plain sum by itself."""
+    if torch.compiler.is_compiling():
+        text.add_(torch.bmm(weights, values).transpose(0, 1).reshape(text.shape))
+    else:
+        text.view(-1, len(values), values.shape[-1]).transpose(0, 1).baddbmm_(weights, values)
 
 
 def _softmax(scores: Tensor, dim: int) -> Tensor:
@@ -164,7 +173,7 @@ def _add_block(layer: LayerStreams, text: Tensor, query: Tensor) -> Tensor:
         if layer.gate is not None:
             gate = layer.gate[part].reshape(1, -1, 1, 1, layer.streams)
             weights = (weights.unflatten(-1, (layer.heads, layer.streams)) * gate).flatten(-2)
-        text[part].view(flat.shape).baddbmm_(weights.flatten(2), values)
+        _add_product(text[part], weights.flatten(2), values)
     return text
 
 

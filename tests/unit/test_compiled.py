@@ -1,6 +1,8 @@
 """A compiled U-Net of diffusers is one graph with MEAF, whatever strength, code, mask or window changes; and laid-out layers
 are the formula that is trained."""
 
+import os
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -11,6 +13,7 @@ from deepexpo_models.meaf import MEAF, UNetShape, default_config
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
 from deepexpo_models.meaf.sampled_layers import Latents
 
+BACKEND = os.environ.get("DEEPEXPO_COMPILE_BACKEND", "aot_eager")
 SHAPE = UNetShape(channels=(16, 32), layers=1, depth=(1, 1), mid_depth=1, context_width=24)
 ROWS, SIDE = 2, 8
 
@@ -81,7 +84,7 @@ def test_one_graph_for_ten_changes(unet, meaf):
             assert (wanted[-1] - wanted[-2]).abs().max() > 1e-5, "a change that changes nothing proves nothing"
     torch._dynamo.reset()
     counters.clear()
-    unet.compile(backend="eager")
+    unet.compile(backend=BACKEND)
     with AttachedMEAF(unet, meaf) as attached:
         for condition in settings(meaf):
             attached.condition(**condition, latents=Latents(ROWS, SIDE, SIDE))
