@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..data.clips.read import PICTURES, VIDEOS, Unreadable
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
-from ..dsid.mesh import Framing, face_points, face_shape_of, semantics_of
+from ..dsid.mesh import Framing, face_points, face_shape_of, semantics_of, units_of
 from ..dsid.rotation import geodesic_angle, matrix_to_axis_angle, rotation_to_matrix
 from ..faces.detectors import DetectorUnavailable
 from ..faces.landmarks import FaceMesh, Track, open_landmarker
@@ -129,7 +129,7 @@ def drawn_again(faces: Faces, detect, style: str, basis: HeadBasis) -> dict:
         if seen := detect(draw_control(points, size, style, basis)[0]):
             kept += 1
             true.append(turned[row])
-            told.append((faces.units[row], _units(seen[0])))
+            told.append((faces.units[row], units_of(seen[0].scores)))
             found.append(to_canonical(seen[0].points[None], basis).rotation[0])
     if not kept:
         raise ValueError(
@@ -177,11 +177,9 @@ def read_heads(store: HeadStore, detect, most: int) -> Faces:
 
 
 def _faces(meshes: list[FaceMesh], of: Tensor, size: tuple[int, int]) -> Faces:
-    return Faces(torch.stack([mesh.points for mesh in meshes]), torch.stack([_units(mesh) for mesh in meshes]), of, size)
-
-
-def _units(mesh: FaceMesh) -> Tensor:
-    return torch.tensor([mesh.scores.get(name, 0.0) for name in ARKIT52])
+    return Faces(
+        torch.stack([mesh.points for mesh in meshes]), torch.stack([units_of(mesh.scores) for mesh in meshes]), of, size
+    )
 
 
 def _someone(face_shape: Tensor):

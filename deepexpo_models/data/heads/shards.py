@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from ...head import ARKIT52
+from ...image import bytes_to_model
 from .build import HAIRS as HAIR_NAMES
 from .geometry import make_actor
 from .people import HAIR_COLOURS, IRISES, Person, sample_person
@@ -178,7 +179,7 @@ class HeadStore:
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
-        return self._read("images", rows).movedim(-1, 1).float() / 127.5 - 1
+        return bytes_to_model(self._read("images", rows).movedim(-1, 1))
 
     def _judged(self, rows: Tensor) -> Tensor:
         values = torch.full((len(rows), len(ARKIT52)), torch.nan)
