@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules import attention
 from torch import Tensor
 
 from ...deepexpo_models.meaf import LayerStreams
@@ -46,7 +46,7 @@ class FusedAttention:
         """A tensor that we may write to."""
         if self.inner is not None:
             return self.inner(q, k, v, extra).clone(memory_format=torch.contiguous_format)
-        text = optimized_attention(
+        text = attention.optimized_attention(  # looked up now: nodes that bring an attention of their own put it there
             q, k, v, extra["n_heads"], attn_precision=extra.get("attn_precision"), transformer_options=extra
         )
         ours = not torch.is_grad_enabled() and "optimized_attention_override" not in extra

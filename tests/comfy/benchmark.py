@@ -23,8 +23,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 
+import growth
 import random_weights
 from rig import host
+from rig.compiled import count_graphs
 from rig.cost import (
     BASE,
     LATENT,
@@ -34,14 +36,18 @@ from rig.cost import (
     TOKENS,
     Bench,
     default_config,
+    in_windows,
     projected_bytes,
     step_flops,
     time_of_streams,
 )
+from rig.models import latents
 from rig.pack import the_pack, weights_folder
+from studio import Studio
 
 TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))
 ROUNDS, STEPS, REPEATS = 4, 3, 3
+WINDOW = 16  # frames
 MB = 2**20
 
 # What a user's ComfyUI does at start. Not in this process, and not importing this module: it has loaded the library already.
@@ -133,8 +139,86 @@ def report() -> str:
     rows = [row for config in ("base", "starter") for row in encoder_milliseconds(config)]
     return "\n\n".join([
         *parts, "## Memory", memory_table(kept), "## DSID", "Milliseconds per picture through the nodes: median (smallest to "
-        "largest of 9 calls).", table(["", "one picture", "of eight at once"], rows), "## Start", start_text(),
+        "largest of 9 calls).", table(["", "one picture", "of eight at once"], rows), "## Growth", growth_text(),
+        "## torch.compile", compile_text(), "## Start", start_text(),
     ]) + "\n"  # fmt: skip
+
+
+def growth_text() -> str:
+    """Tables of tests/growth.py and of clips, and their graph in docs/pictures."""
+    layers, clips = growth.grown(), clip_growth()
+    draw_growth(layers, clips, ROOT / "docs" / "pictures" / "growth.png")
+    parts = [
+        "One of SD1.5's largest layers (320 wide, 8 heads; 512 pixels, one positive and one negative row where nothing else is "
+        "said) in float32: kernels, bytes read and written over those of reading queries and text and writing the result, and "
+        "the median time. `tests/unit/test_growth.py` holds the counts.\n\n![growth](pictures/growth.png)"
+    ]
+    for axis, found in layers.items():
+        rows = [[str(n), str(kernels), f"{over:.2f}", f"{ms:.1f}"] for n, (kernels, over, ms) in found.items()]
+        parts.append(f"{table([f'{axis}, {growth.AXES[axis][0]}', 'kernels', 'bytes over the least', 'ms'], rows)}")
+    rows = [[str(n), f"{kept / 1024:.0f}", f"{1e3 * took:.1f}"] for n, (kept, took) in clips.items()]
+    names = ["frames of a clip, each with its own codes", "kept for the run, KiB", "ms a frame"]
+    parts.append(
+        f"A tiny SD1.5 (32 channels, 4 x 4 latents) with context windows of {WINDOW} frames, one step of a whole sampler run:"
+        f"\n\n{table(names, rows)}"
+    )
+    return "\n\n".join(parts)
+
+
+def clip_growth() -> dict[int, tuple[int, float]]:
+    """Frames -> bytes kept at most, seconds a frame."""
+    studio, found = Studio("sd15"), {}
+    for frames in (1, 4, 16, 64, 256, 1024):
+        model, kept = in_windows(studio, frames, WINDOW)
+        began = time.perf_counter()
+        studio.sample(model, noise=latents(batch=frames, height=4, width=4), steps=1)
+        found[frames] = max(kept), (time.perf_counter() - began) / frames
+    return found
+
+
+def draw_growth(layers: dict, clips: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 4, figsize=(13, 5.6), layout="constrained")
+    panels = {f"{axis} {growth.AXES[axis][0]}": {n: row[2] for n, row in found.items()} for axis, found in layers.items()}
+    for panel, (title, values) in zip(axes.flat, panels.items()):
+        _plot(panel, title, "ms a layer", values)
+    _plot(axes.flat[-2], "frames of a clip, in windows", "ms a frame", {n: 1e3 * took for n, (_, took) in clips.items()})
+    _plot(axes.flat[-1], "frames of a clip, in windows", "kept, KiB", {n: kept / 1024 for n, (kept, _) in clips.items()})
+    for panel in axes.flat[-2:]:
+        panel.set_xscale("log", base=4)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+def _plot(panel, title: str, unit: str, values: dict) -> None:
+    panel.plot(list(values), list(values.values()), marker="o", markersize=4)
+    panel.set_ylim(0, 1.15 * max(values.values()))
+    panel.set_title(title, fontsize=10)
+    panel.set_ylabel(unit, fontsize=9)
+
+
+def compile_text() -> str:
+    rows = []
+    for size in ("light", "control"):
+        studio = Studio("sd15", size)
+        found = [count_graphs(studio, patched)[0] for patched in (False, True)]
+        rows.append([size, *(f"{one['graphs']}, {sum(one['breaks'].values())}" for one in found)])
+    names = [
+        "ComfyUI's TorchCompileModel, tiny SD1.5",
+        "unpatched: graphs, breaks",
+        "ten changes of Apply MEAF: graphs, breaks",
+    ]
+    return (
+        f"{table(names, rows)}\n\nTen changes of strength, code, mask and window give the pictures of the uncompiled model "
+        "(`tests/comfy/test_compiled.py`; `tests/unit/test_compiled.py` for diffusers' `unet.compile()`, which counts the "
+        "same). Traced and made functional by `aot_eager`; with `DEEPEXPO_COMPILE_BACKEND=inductor` these tests compile: they "
+        "passed on ComfyUI 0.3.64, 0.33.0 and diffusers in November 2026. With PyTorch's attention, which ComfyUI takes on a "
+        "GPU: its own choice for CPUs asks for the free memory in each layer, which breaks the graph there."
+    )
 
 
 def head() -> str:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rig.cost import in_windows
 from rig.host import extra_nodes
 from rig.models import conditioning, latents, predict_noise, sample
 from studio import Studio, same
@@ -361,22 +362,9 @@ def test_beside_deep_shrink(studio, block, factor, caplog):
 
 
 def test_what_is_kept_grows_with_the_window_not_the_clip(light):
-    from comfy.patcher_extension import WrappersMP
-
-    key, kept = light.pack.module("nodes.comfy_host.patch").KEY, {}
+    kept = {}
     for frames in (6, 12, 24):
-        identity, semantics = light.codes(6, batch=frames)
-        model, found = light.apply(identity=identity, semantics=semantics).clone(), []
-
-        def in_windows(executor, x, timestep, model_options={}, seed=None, found=found):
-            options, out = model_options["transformer_options"], []
-            for start in range(0, len(x), 3):  # as AnimateDiff does
-                options["ad_params"] = {"sub_idxs": list(range(start, start + 3))}
-                out.append(executor(x[start : start + 3], timestep[:3], model_options, seed))
-                found.append(options[key].kept_bytes())
-            return torch.cat(out)
-
-        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "windows", in_windows)
+        model, found = in_windows(light, frames, 3)
         light.sample(model, noise=latents(batch=frames, height=4, width=4), steps=1)
         kept[frames] = max(found)
     assert kept[6] == kept[12] == kept[24] > 0

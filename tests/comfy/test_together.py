@@ -211,3 +211,17 @@ def test_attention_guidance(sd15):
     results = [sd15.sample(model) for model in guided]
     assert same(*results)
     assert not torch.equal(results[0], sd15.sample(sd15.apply()))
+
+
+def test_an_attention_that_another_pack_puts_in_core_is_used(sd15, monkeypatch):
+    """Nodes that bring SageAttention and the like replace core's function while it runs, after packs were loaded."""
+    from comfy.ldm.modules import attention
+
+    patched, calls, chosen = sd15.apply(), [], attention.optimized_attention
+    monkeypatch.setattr(attention, "optimized_attention", lambda *args, **kwargs: calls.append(1) or chosen(*args, **kwargs))
+    counts = []
+    for model in (sd15.model, patched):
+        calls.clear()
+        sd15.noise(model)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0, "every layer's text attention, patched or not"

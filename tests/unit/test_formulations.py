@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepexpo_models.meaf.formulations import FORMULATIONS, choose, lay_out
 from deepexpo_models.meaf.fusion import FusedStream, SiteTokens, fuse
+from kernels import Kernels
 
 HEADS, WIDTH = 4, 32
 FAST = ("heads", "block", "sdpa")
@@ -81,29 +81,6 @@ def test_zero_values_and_a_zero_gate_are_bit_equal_to_off():
         assert torch.equal(lay_out(silent, ((1, 0), (1, 1)), HEADS, None, kind).add(text.clone(), query), text), kind
         black = lay_out(tokens, ((1, 0), (1, 1)), HEADS, torch.zeros(2, 9, 2), kind)
         assert torch.equal(black.add(text.clone(), query), text), kind
-
-
-class Kernels(TorchDispatchMode):
-    """Counts the aten calls that do work, and the bytes that they read and write."""
-
-    def __init__(self):
-        super().__init__()
-        self.count, self.bytes = 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        name = function.overloadpacket.__name__
-        if not (function.is_view or name in ("_unsafe_view", "expand", "new_full", "empty", "lift_fresh")):
-            self.count += 1
-            outputs = result if isinstance(result, tuple | list) else [result]
-            tensors = [x for x in (*args, *(kwargs or {}).values(), *outputs) if torch.is_tensor(x)]
-            self.bytes += sum(stored(x) for x in tensors)
-        return result
-
-
-def stored(x: torch.Tensor) -> int:
-    """Bytes behind a tensor: dimensions that repeat take none."""
-    return x.element_size() * torch.Size([n for n, stride in zip(x.shape, x.stride()) if stride]).numel()
 
 
 GOALS = {  # streams: kernels per layer at most; bytes at most, in units of reading queries and text and writing the result

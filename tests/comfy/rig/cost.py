@@ -23,6 +23,28 @@ BASE, OURS, PLAIN = "unpatched", "Apply MEAF, {}", "projecting each step, {}"
 LIGHT = OURS.format("light (4 + 8 + 4)")
 
 
+def in_windows(studio, frames: int, size: int) -> tuple:
+    """A clip of these many codes through windows of `size`, as AnimateDiff sends them: the patched model, and a list to which a
+    run adds the bytes that it keeps, once per window."""
+    from comfy.patcher_extension import WrappersMP
+
+    key, kept = studio.pack.module("nodes.comfy_host.patch").KEY, []
+    identity, semantics = studio.codes(6, batch=frames)
+    model = studio.apply(identity=identity, semantics=semantics).clone()
+
+    def wrapper(executor, x, timestep, model_options={}, seed=None):
+        options, out = model_options["transformer_options"], []
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            options["ad_params"] = {"sub_idxs": list(range(start, start + len(part)))}
+            out.append(executor(part, timestep[: len(part)], model_options, seed))
+            kept.append(options[key].kept_bytes())
+        return torch.cat(out)
+
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "windows", wrapper)
+    return model, kept
+
+
 class Bench:
     """A full-size SD1.5 and its patched variants."""
 
