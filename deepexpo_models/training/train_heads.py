@@ -158,7 +158,7 @@ def start_model(config: str, init: str) -> DSID:
             state, own = getattr(given, name).state_dict(), getattr(model, name).state_dict()
             if all(key in own and own[key].shape == value.shape for key, value in state.items()):
                 getattr(model, name).load_state_dict(state)
-        model.readout = given.readout
+        model.readout, model.trained_on = given.readout, given.trained_on
     return model
 
 
@@ -185,7 +185,7 @@ def _release(engine: Engine, part: Semantics | People, settings: HeadsSettings) 
     if engine.is_main:
         released = copy.deepcopy(part.model).half()
         released.readout = part.readout
-        released.trained_on = ("rendered heads",)
+        released.trained_on = tuple(dict.fromkeys((*part.model.trained_on, "rendered heads")))
         save_dsid(path, released, encoder_id(settings.name, released))
     return path
 

@@ -9,7 +9,7 @@ import torch
 
 from deepexpo_models.data.heads import judged
 from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore
-from deepexpo_models.dsid import load_dsid
+from deepexpo_models.dsid import load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import matrix_to_euler
@@ -129,7 +129,11 @@ def test_a_damaged_read_out_is_refused():
 
 
 def test_the_identity_encoder_learns_beside_a_given_semantic_one(folder, tmp_path):
-    first = run(tmp_path / "semantics", folder, "--steps", "1")
+    start = run(tmp_path / "semantics", folder, "--steps", "1")
+    given = load_dsid(start)
+    given.trained_on = ("drawings",)
+    first = tmp_path / "drawings.safetensors"
+    save_dsid(first, given, given.encoder)
     second = run(
         tmp_path / "identity", folder, "--part", "identity", "--steps", "2", "--init", str(first), "--test", str(folder),
         "--sample-every", "2",
@@ -139,6 +143,7 @@ def test_the_identity_encoder_learns_beside_a_given_semantic_one(folder, tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(before.semantic_encoder.parameters(), after.semantic_encoder.parameters()))
     assert not torch.equal(before.identity_encoder.encoder.head.weight, after.identity_encoder.encoder.head.weight)
     assert before.encoder != after.encoder
+    assert after.trained_on == ("drawings", "rendered heads"), "what the given file had learned from is said as well"
 
 
 def test_a_person_is_shown_in_two_places(store):
