@@ -3,7 +3,6 @@ from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..deepexpo_models.dsid import load_identity, load_semantics, load_thumbnail, save_identity, save_semantics, thumbnail
 from ..deepexpo_models.dsid.files import split_tags
@@ -100,7 +99,7 @@ class _LoadCode(io.ComfyNode):
         return io.NodeOutput(cls.LOAD(path), ui=sockets.shown(_picture(load_thumbnail(path)), cls) or None)
 
 
-def _picture(small: Tensor | None) -> Tensor | None:
+def _picture(small: Any) -> Any:
     """A thumbnail (S, S, 3) uint8 -> (1, S, S, 3) in [0, 1]."""
     return None if small is None else bytes_to_comfy(small[None])
 

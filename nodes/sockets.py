@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from .words import ESSENTIAL, aliases
 
@@ -39,7 +39,7 @@ def folded(socket: io.Input) -> io.Input:
     return socket
 
 
-def shown(picture: Tensor | None, cls: type[io.ComfyNode], text: Sequence[str] | None = None) -> dict:
+def shown(picture: Any, cls: type[io.ComfyNode], text: Sequence[str] | None = None) -> dict:
     """For NodeOutput's ui: a picture (B, H, W, 3) in [0, 1] on the node, where there is one, and lines of text."""
     drawn = {} if picture is None else ui.PreviewImage(picture, cls=cls).as_dict()
     return drawn if text is None else {**drawn, "text": list(text)}

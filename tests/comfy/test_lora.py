@@ -61,7 +61,7 @@ def test_hosts_agree_with_it_and_meaf(family, tmp_path):
         with without_lora(twin):
             without = twin_noise(twin, noisy, 500, studio.positive)
     print(f"{family}: max difference {(ours - theirs).abs().max():.2g}, effect {(theirs - without).abs().max():.2g}")
-    assert (ours - theirs).abs().max() < 1e-5 and (theirs - without).abs().max() > 0.05
+    assert (ours - theirs).abs().max() < 3e-5 and (theirs - without).abs().max() > 0.05  # rounding differs from CPU to CPU
 
 
 @torch.no_grad()
