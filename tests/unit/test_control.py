@@ -2,19 +2,24 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from deepexpo_models.evaluation.real_frames import frames_of
+from deepexpo_models.faces.landmarks import open_landmarker
 from deepexpo_models.head import load_basis
 from deepexpo_models.head.control import STYLES, draw_control, draw_mask, pose_keypoints
 from deepexpo_models.head.landmarks import FIVE, IBUG68
 from landmark_sets import points, scores
 
 BASIS = load_basis()
+FRAMES, TASK = (os.environ.get(name, "") for name in ("FACE_FRAMES", "FACE_LANDMARKER_TASK"))
 POSES = [
     ((0, 0, 0), 14.0, (256.0, 256.0, 0.0)),
     ((35, -10, 20), 11.0, (200.0, 300.0, 0.0)),
@@ -59,16 +64,13 @@ def as_mediapipe(face, width=512, height=512):
     return landmark_pb2.NormalizedLandmarkList(landmark=rows)
 
 
-@pytest.mark.parametrize("pose", POSES)
-@pytest.mark.parametrize("units", EXPRESSIONS)
-def test_mediapipe_faces_equal_the_published_annotator(pose, units, annotators):
-    """controlnet-aux 0.0.x on mediapipe 0.10.21, its drawing on the same landmarks, a face that leaves the picture too."""
+def mediapipe_annotated(face, annotators, size=(512, 512)):
+    """By controlnet-aux 0.0.x on mediapipe 0.10.21, of the same landmarks."""
     common = annotators("mediapipe_face.mediapipe_face_common")
     if common.mp is None:
         pytest.skip("mediapipe is not installed")
-    face = seen(*pose, units)
-    theirs = np.zeros((512, 512, 3), np.uint8)
-    listed = as_mediapipe(face)
+    theirs = np.zeros((*size, 3), np.uint8)
+    listed = as_mediapipe(face, size[1], size[0])
     common.mp_drawing.draw_landmarks(
         theirs,
         listed,
@@ -77,19 +79,47 @@ def test_mediapipe_faces_equal_the_published_annotator(pose, units, annotators):
         connection_drawing_spec=common.face_connection_spec,
     )
     common.draw_pupils(theirs, listed, common.iris_landmark_spec, 2)
+    return theirs[..., ::-1]
+
+
+def openpose_annotated(face, annotators, size=(512, 512)):
+    util = annotators("open_pose.util")
+    Keypoint = annotators("open_pose.body").Keypoint
+    height, width = size
+    dots = [Keypoint(x / width, y / height) for x, y in face[[*IBUG68, 468, 473], :2].double().tolist()]
+    return util.draw_facepose(np.zeros((*size, 3), np.uint8), dots)
+
+
+@pytest.mark.parametrize("pose", POSES)
+@pytest.mark.parametrize("units", EXPRESSIONS)
+def test_mediapipe_faces_equal_the_published_annotator(pose, units, annotators):
+    """A face that leaves the picture too."""
+    face = seen(*pose, units)
     ours = levels(face, "mediapipe face")
     assert (ours > 0).any(-1).sum() > 300
-    assert np.array_equal(ours, theirs[..., ::-1])
+    assert np.array_equal(ours, mediapipe_annotated(face, annotators))
 
 
 @pytest.mark.parametrize("pose", POSES)
 def test_openpose_faces_equal_the_published_annotator(pose, annotators):
-    util = annotators("open_pose.util")
-    Keypoint = annotators("open_pose.body").Keypoint
-
     face = seen(*pose)
-    dots = [Keypoint(x / 512, y / 512) for x, y in face[[*IBUG68, 468, 473], :2].double().tolist()]
-    assert np.array_equal(levels(face, "openpose face"), util.draw_facepose(np.zeros((512, 512, 3), np.uint8), dots))
+    assert np.array_equal(levels(face, "openpose face"), openpose_annotated(face, annotators))
+
+
+@pytest.mark.skipif(not (FRAMES and TASK), reason="set FACE_FRAMES (a folder of clips) and FACE_LANDMARKER_TASK for real faces")
+def test_faces_of_real_clips_equal_the_published_annotators(annotators):
+    """What MediaPipe's landmarker finds in up to 20 frames of each clip."""
+    detect, faces = open_landmarker(Path(TASK)), 0
+    for path in sorted(Path(FRAMES).iterdir()):
+        for frame in frames_of(path, 20):
+            size = frame.shape[:2]
+            for mesh in detect(torch.from_numpy(frame).float() / 255):
+                faces += 1
+                ours = [levels(mesh.points, style, size) for style in ("mediapipe face", "openpose face")]
+                theirs = [annotated(mesh.points, annotators, size) for annotated in (mediapipe_annotated, openpose_annotated)]
+                assert all(map(np.array_equal, ours, theirs)), path.name
+    print(f"{faces} faces")
+    assert faces > 20
 
 
 @pytest.mark.parametrize("pose", POSES)
