@@ -8,6 +8,7 @@ from rig.blueprint import INSIDE, OUTSIDE
 from rig.graphs import WORKFLOWS, read_workflow
 from rig.host import PACK
 from templates import BLUEPRINTS as MADE
+from templates import TEMPLATES
 
 FOLDER = PACK / "subgraphs"
 
@@ -19,7 +20,8 @@ def read(name: str) -> tuple[dict, dict]:
     return outer, inner
 
 
-def test_every_blueprint_is_of_a_template():
+def test_every_template_but_an_app_has_a_blueprint():
+    assert list(MADE) == [name for name, build in TEMPLATES.items() if not build().app_outputs]
     assert sorted(made.name for made in MADE.values()) == sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
@@ -51,6 +53,7 @@ def test_ports_and_widgets_exist(name):
     for side, end in (("inputs", ("origin_id", INSIDE)), ("outputs", ("target_id", OUTSIDE))):
         assert [port["name"] for port in inner[side]] == [port["name"] for port in outer[side]]
         assert len({port["name"] for port in inner[side]}) == len(inner[side]) > 0
+        assert getattr(MADE[name], side).keys() <= {port["name"] for port in inner[side]}
         for port in inner[side]:
             assert port["linkIds"] and all(links[number][end[0]] == end[1] for number in port["linkIds"])
             assert {links[number]["type"] for number in port["linkIds"]} == {port["type"]}

@@ -17,11 +17,14 @@ sys.path += [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # last: `nodes`
 
 from rig import host
 from rig.blueprint import blueprint
-from rig.layout import Note, frontend_graph
+from rig.layout import Box, Note, frontend_graph
 from templates import TEMPLATES, Template
 
 WORKFLOWS, SUBGRAPHS = host.PACK / "workflows", host.PACK / "subgraphs"
-ENDS = {"LoadImage", "LoadVideo", "SaveImage", "SaveVideo", "CreateVideo", "GetVideoComponents"}  # not in a blueprint
+ENDS = {  # not in a blueprint
+    "LoadImage", "LoadVideo", "SaveImage", "SaveVideo", "CreateVideo", "GetVideoComponents", "DeepExPoSampleFace",
+    "DeepExPoSaveIdentity", "DeepExPoSaveSemantics",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -60,11 +63,30 @@ def core(template: Template, ids: dict[str, str], drawn: dict) -> dict:
     return blueprint(
         drawn,
         titles={int(ids[key]): box.title for key, box in template.boxes.items()},
-        inside={int(ids[key]) for key, box in template.boxes.items() if box.type not in ENDS},
+        inside={int(ids[key]) for key in inside(template)},
+        given={(int(ids[key]), output): label for label, (key, output) in made.inputs.items()},
         named={label: (int(ids[key]), output) for label, (key, output) in made.outputs.items()},
         widgets=[(int(ids[key]), widget) for key, widget in made.widgets],
         head={"name": made.name, "description": made.description},
     )
+
+
+def inside(template: Template) -> set[str]:
+    """Boxes that the blueprint's outputs and the boxes at the template's ends need, as far back as the blueprint's inputs."""
+    made, boxes = template.blueprint, template.boxes
+    ends = {key for key, box in boxes.items() if box.type in ENDS} - set(made.inside)
+    stop = ends | {key for key, _ in made.inputs.values()}
+    found, left = set(), [key for key, _ in made.outputs.values()] + [key for end in ends for key in origins(boxes[end])]
+    while left:
+        key = left.pop()
+        if key not in found | stop:
+            found.add(key)
+            left += origins(boxes[key])
+    return found
+
+
+def origins(box: Box) -> list[str]:
+    return [value[0] for value in box.inputs.values() if isinstance(value, tuple)]
 
 
 def write(path: Path, content: dict) -> None:

@@ -15,14 +15,15 @@ class Port(NamedTuple):
 
 
 def blueprint(
-    drawn: dict, titles: dict[int, str], inside: set[int], named: dict[str, tuple[int, int]], widgets, head: dict
-) -> dict:
+    drawn: dict, titles: dict[int, str], inside: set[int], given: dict[tuple[int, int], str],
+    named: dict[str, tuple[int, int]], widgets, head: dict,
+) -> dict:  # fmt: skip
     """drawn: a template as the frontend opens it. inside: ids of the nodes that become one. titles: of nodes, which name the
-    inputs. named: outputs beside those that nodes outside take. widgets: (node, widget) shown on the node. head: its name and
-    description."""
+    inputs that `given` does not. named: outputs behind those that only nodes outside take. widgets: (node, widget) shown on the
+    node. head: its name and description."""
     nodes = {node["id"]: node for node in drawn["nodes"]}
     links = [tuple(link[1:]) for link in drawn["links"]]
-    inputs = _inputs(links, inside, titles)
+    inputs = _inputs(links, inside, titles, given)
     outputs = _outputs(links, inside, nodes, named)
     numbered = _inner_links(links, inside, inputs, outputs)
     identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"deepexpo/subgraph/{head['name']}"))
@@ -50,18 +51,18 @@ def blueprint(
     }  # fmt: skip
 
 
-def _inputs(links: list, inside: set[int], titles: dict[int, str]) -> list[Port]:
+def _inputs(links: list, inside: set[int], titles: dict[int, str], given: dict[tuple[int, int], str]) -> list[Port]:
     """One for each output of a node outside that nodes inside take."""
     taken = {}
     for a, b, c, d, kind in links:
         if a not in inside and c in inside:
             taken.setdefault((a, b, kind), []).append((c, d))
-    return [Port(titles[a].lower(), kind, (a, b), tuple(targets)) for (a, b, kind), targets in taken.items()]
+    return [Port(given.get((a, b), titles[a].lower()), kind, (a, b), tuple(targets)) for (a, b, kind), targets in taken.items()]
 
 
 def _outputs(links: list, inside: set[int], nodes: dict, named: dict[str, tuple[int, int]]) -> list[Port]:
     given = {(a, b): nodes[a]["outputs"][b]["type"].lower() for a, b, c, _, _ in links if a in inside and c not in inside}
-    given |= {end: name for name, end in named.items()}
+    given = {end: name for end, name in given.items() if end not in named.values()} | {end: name for name, end in named.items()}
     return [Port(name, nodes[a]["outputs"][b]["type"], (a, b), ()) for (a, b), name in given.items()]
 
 

@@ -9,13 +9,16 @@ POSITIVE, NEGATIVE = {"color": "#232", "bgcolor": "#353"}, {"color": "#322", "bg
 
 @dataclass
 class Blueprint:
-    """A template's core as one node: everything but the boxes that load and save pictures and clips. outputs: label -> (box,
-    output), beside what the saved boxes take; widgets: (box, widget) that the node shows."""
+    """A template's core as one node: what the boxes that save or show need, but for those that load. outputs: label -> (box,
+    output), behind what else boxes outside take; widgets: (box, widget) that the node shows; inputs: label -> (box, output)
+    where the core begins, beside loaded pictures and clips, which have their box's title; inside: video boxes that it has."""
 
     name: str
     description: str
     widgets: list[tuple[str, str]]
     outputs: dict[str, tuple[str, int]] = field(default_factory=dict)
+    inputs: dict[str, tuple[str, int]] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
 
 
 @dataclass

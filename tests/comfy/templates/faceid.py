@@ -3,7 +3,7 @@
 from rig.layout import Box
 
 from . import files
-from .boxes import Template, negative, prompt, sampler, save, size
+from .boxes import Blueprint, Template, negative, prompt, sampler, save, size
 from .photos import UNTRIED, adapter, apply, checkpoint, insightface, photo
 
 
@@ -31,4 +31,12 @@ def faceid_portrait() -> Template:
             (330, {"save": save("faceid", 420)}),
         ],
         note_height=240,
+        blueprint=Blueprint(
+            "Portrait from One Photo (SD1.5, DeepExPo)",
+            "The person of one photo in the prompt's context, by IP-Adapter FaceID; expression and pose are the prompt's.",
+            [
+                ("prompt", "text"), ("negative", "text"), ("sampler", "seed"), ("sampler", "steps"), ("base", "ckpt_name"),
+                ("meaf", "meaf_name"), ("apply", "identity_strength"), ("apply", "lora_strength"),
+            ],
+        ),
     )  # fmt: skip

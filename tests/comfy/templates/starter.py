@@ -2,7 +2,7 @@
 
 from rig.layout import Box
 
-from .boxes import Template, negative, prompt, sampler, save
+from .boxes import Blueprint, Template, negative, prompt, sampler, save
 from .boxes import size as sized
 
 NO_DOWNLOAD = "Everything here comes with the pack: press **Run**."
@@ -10,6 +10,14 @@ PHOTOS = (
     "The starter knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open the photo templates, "
     "and put *Load Image* and *Crop Face* where *Sample Face* stands."
 )
+
+OWN = "For any model with MEAF streams and a DSID of its own, as the starter; photos need *Crop Face* before it."
+BASE = {"model": ("base", 0), "clip": ("base", 1), "vae": ("base", 2)}
+LATENT = {"latent": ("size", 0)}
+PROMPT_WIDGETS = [("prompt", "text"), ("sampler", "seed"), ("sampler", "steps")]
+FILE_WIDGETS = [("meaf", "meaf_name"), ("dsid", "dsid_name")]
+STRENGTHS = ["identity_strength", "expression_strength", "pose_strength"]
+WIDGETS = [*PROMPT_WIDGETS, *FILE_WIDGETS, *(("apply", name) for name in STRENGTHS)]
 
 
 def face(title: str, which: str) -> Box:
@@ -60,6 +68,12 @@ def starter() -> Template:
             (270, sampler("apply")),
             (320, {"save": save("starter")}),
         ],
+        blueprint=Blueprint(
+            "Portrait from Two Faces (DeepExPo)",
+            f"This person, with the reference's expression and head pose, in the prompt's context. {OWN}",
+            WIDGETS,
+            inputs=BASE | LATENT,
+        ),
     )  # fmt: skip
 
 
@@ -88,6 +102,12 @@ def expression_and_pose() -> Template:
             (270, sampler("apply")),
             (320, {"save": save("expression_and_pose")}),
         ],
+        blueprint=Blueprint(
+            "Portrait with Expression and Pose from Two Faces (DeepExPo)",
+            f"This person, with one picture's expression and another's head pose, in the prompt's context. {OWN}",
+            WIDGETS,
+            inputs=BASE | LATENT,
+        ),
     )  # fmt: skip
 
 
@@ -107,6 +127,13 @@ def reference_batch() -> Template:
             (270, sampler("apply")),
             (320, {"save": save("references")}),
         ],
+        blueprint=Blueprint(
+            "One Person, One Picture per Reference (DeepExPo)",
+            "This person once for each reference of a batch, in one run; the latent's batch size is the number of references. "
+            f"{OWN}",
+            WIDGETS,
+            inputs=BASE | LATENT,
+        ),
     )  # fmt: skip
 
 
@@ -162,6 +189,16 @@ def two_people() -> Template:
             }),
             (320, {"save": save("two_people")}),
         ],
+        blueprint=Blueprint(
+            "Two People in One Picture (DeepExPo)",
+            "Two people, each with the expression and head pose of a reference, each where a mask is white; the positive "
+            f"prompt may have an area for either. {OWN}",
+            [("sampler", "seed"), ("sampler", "steps"), ("sampler", "cfg"), *FILE_WIDGETS],
+            inputs={
+                "left mask": ("left half", 0), "right mask": ("right half", 0), "model": ("base", 0), "vae": ("base", 2),
+                "positive": ("prompt", 0), "negative": ("negative", 0), **LATENT,
+            },
+        ),
     )  # fmt: skip
 
 
@@ -197,4 +234,12 @@ def exaggerate() -> Template:
             (270, sampler("apply")),
             (320, {"save": save("exaggerate")}),
         ],
+        blueprint=Blueprint(
+            "Exaggerated Expression (DeepExPo)",
+            "This person with an expression that goes beyond a reference: factor 0 is the face at rest, 1 the expression, more "
+            f"exaggerates it. {OWN}",
+            [("blend", "factor"), *PROMPT_WIDGETS, *FILE_WIDGETS, ("apply", "identity_strength"), ("apply", "pose_strength")],
+            {"image": ("decode", 0), "semantics": ("blend", 0), "identity": ("identity", 0)},
+            {"expression": ("surprised", 0), **BASE, **LATENT},
+        ),
     )  # fmt: skip

@@ -5,9 +5,21 @@ from dataclasses import replace
 from rig.layout import Box
 
 from . import files, photos
-from .boxes import Template, negative, prompt, sampler, save
+from .boxes import Blueprint, Template, negative, prompt, sampler, save
 from .boxes import size as sized
-from .starter import NO_DOWNLOAD, PHOTOS, dsid, face, identity, loaders, semantics
+from .starter import (
+    BASE,
+    FILE_WIDGETS,
+    NO_DOWNLOAD,
+    OWN,
+    PHOTOS,
+    PROMPT_WIDGETS,
+    dsid,
+    face,
+    identity,
+    loaders,
+    semantics,
+)
 
 FRAMES = 16  # of the clip that comes with the pack
 RATE = 12.0  # frames a second of the clip that comes with the pack
@@ -75,6 +87,14 @@ def pair_sheet() -> Template:
             }),
             (360, {"save": saved}),
         ],
+        blueprint=Blueprint(
+            "Sheet of Two People and Every Expression (DeepExPo)",
+            "Either person with every reference's expression and head pose, as a labelled sheet; pictures and pairs go to "
+            f"Measure Likeness. {OWN}",
+            [*PROMPT_WIDGETS, *FILE_WIDGETS, ("size", "width"), ("size", "height"), ("sheet", "cell")],
+            {"sheet": ("sheet", 0), "pictures": ("decode", 0), "pairs": ("pairs", 4)},
+            BASE,
+        ),
     )  # fmt: skip
 
 
@@ -97,6 +117,15 @@ def clip() -> Template:
             (260, sampler("windows", steps=FRAMES - 1)),
             (360, video("decode", RATE, "clip")),
         ],
+        blueprint=Blueprint(
+            "Person Moving as in a Clip (DeepExPo)",
+            "A picture of this person for each frame of a clip, with its expression and head pose, without jitter; any length, "
+            f"by context windows. {OWN}",
+            [*PROMPT_WIDGETS, *FILE_WIDGETS, ("smooth", "strength"), ("smooth", "frames_per_second"), ("size", "width"),
+             ("size", "height")],
+            {"pictures": ("decode", 0)},
+            {"frames": ("clip", 0), **BASE},
+        ),
         note_below=(0, 2),
     )  # fmt: skip
 
@@ -127,6 +156,17 @@ def clip_on_photos() -> Template:
             *photos.sd15_columns("smooth", ("smooth", 2)),
             (360, video("decode", ("frames", 2), "clip_on_photos", audio=("frames", 1))),
         ],
+        blueprint=Blueprint(
+            "Photo Moving as in a Video (SD1.5, DeepExPo)",
+            "This person, moving as in a video, with its sound: IP-Adapter FaceID and a map per frame, drawn on the person's "
+            "own proportions, for a MediaPipe-face ControlNet.",
+            [
+                ("prompt", "text"), ("negative", "text"), ("sampler", "seed"), ("base", "ckpt_name"), ("meaf", "meaf_name"),
+                ("controlnet", "control_net_name"), ("smooth", "strength"), ("map", "face_height"),
+            ],
+            {"video": ("create", 0), "pictures": ("decode", 0), "maps": ("map", 0)},
+            inside=("frames", "create"),
+        ),
         note_below=(0, 2),
         note_height=290,
         models=files.LANDMARKER.link,
@@ -182,6 +222,16 @@ def two_people_with_maps() -> Template:
             (280, sampling),
             (360, {"save": save("two_people_with_maps", 340)}),
         ],
+        blueprint=Blueprint(
+            "Two People with an Expression Each (SD1.5, DeepExPo)",
+            "Two photographed people in one picture, each with an expression of the library and a region of their own: IP-"
+            "Adapter FaceID and one map with both heads for a MediaPipe-face ControlNet.",
+            [
+                ("left look", "name"), ("right look", "name"), ("prompt", "text"), ("negative", "text"), ("sampler", "seed"),
+                ("base", "ckpt_name"), ("meaf", "meaf_name"), ("controlnet", "control_net_name"),
+            ],
+            {"map": ("right map", 0)},
+        ),
         note_below=(3, 4),
         note_height=330,
     )  # fmt: skip
