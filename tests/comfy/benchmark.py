@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,6 +26,7 @@ sys.path += [str(ROOT), str(ROOT / "tests")]
 
 import growth
 import random_weights
+from demo import SHEET
 from rig import host
 from rig.compiled import count_graphs
 from rig.cost import (
@@ -41,8 +43,10 @@ from rig.cost import (
     step_flops,
     time_of_streams,
 )
+from rig.graphs import read_workflow, with_inputs
 from rig.models import latents
 from rig.pack import the_pack, weights_folder
+from rig.server import running_server
 from studio import Studio
 
 TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))
@@ -284,7 +288,32 @@ def memory_table(kept: int) -> str:
 
 
 def start_text() -> str:
-    return f"Import of the pack into a ComfyUI that has loaded its own nodes: {spread(import_seconds(), 2)} s."
+    first, second = press_seconds()
+    return (
+        f"Import of the pack into a ComfyUI that has loaded its own nodes: {spread(import_seconds(), 2)} s. Template "
+        f"01_starter with one step, from press to saved pictures: {first:.1f} s on a fresh server, {second:.1f} s at the next "
+        f"press with another seed. `python demo.py`, once installed, six pictures of 25 steps: {demo_seconds():.0f} s."
+    )
+
+
+def press_seconds() -> list[float]:
+    """Of the first press on a fresh server, and of the next."""
+    graph, found = with_inputs(read_workflow("01_starter"), "KSampler", steps=1), []
+    with tempfile.TemporaryDirectory() as base, running_server(Path(base)) as server:
+        for seed in (1, 2):
+            began = time.perf_counter()
+            server.post_prompt(with_inputs(graph, "KSampler", seed=seed))
+            found.append(time.perf_counter() - began)
+    return found
+
+
+def demo_seconds() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        out = ["--out", str(Path(folder, "sheet.png"))]
+        options = [*SHEET[: SHEET.index("--out")], *SHEET[SHEET.index("--out") + 2 :], *out]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "deepexpo_models.pipeline", *options], cwd=ROOT, check=True, capture_output=True)
+        return time.perf_counter() - began
 
 
 def spread(values: list[float], digits: int) -> str:
