@@ -116,7 +116,7 @@ def drawn_by(request, frontend):
 @pytest.fixture
 def editor(drawn_by, frontend):
     frontend.open(EMPTY)
-    assert 700 < frontend.page.evaluate(EDITOR) < 1200, "numbers that are meant to be folded are not"
+    assert 700 < frontend.page.evaluate(EDITOR) < 1500, "numbers that are meant to be folded are not"
     return frontend.page
 
 
