@@ -7,7 +7,8 @@ import pytest
 from rig import torchvision_stand_in
 
 torchvision_stand_in.install()
-FULL_SIZE = ("test_full_size", "test_imported_full_size", "test_workflows")  # gigabytes each: one after the other
+# Gigabytes each: one after the other, first those whose models are a server's, which gives its memory back when it ends.
+FULL_SIZE = ("test_workflows", "test_full_size", "test_imported_full_size", "test_cost")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -17,4 +18,5 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         stem = item.path.stem
         item.add_marker(pytest.mark.xdist_group("full size" if stem in FULL_SIZE else str(Path(*item.path.parts[-2:]))))
-    items.sort(key=lambda item: item.path.stem not in FULL_SIZE)
+    order = {stem: place for place, stem in enumerate(FULL_SIZE)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(FULL_SIZE)))
