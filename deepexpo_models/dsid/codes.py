@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config_fields import check_fields
 from .rotation import matrix_to_rotation, rotation_to_matrix, scale_rotation
 
-LARGEST = 1e4  # of a number in a code: streams of half precision overflow soon after
+LARGEST = 1e4  # of a number in a code: no encoder's comes near it, and one of 1e30 makes a picture of NaN
 NORM_TOLERANCE = 0.01  # of a unit vector kept in half precision, with room
 SEMANTIC_WIDTHS = {"expression": None, "rotation": 6, "translation": 2, "log_scale": 1}  # None: the config's
 SEMANTIC_FIELDS = tuple(SEMANTIC_WIDTHS)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.clips.read import PICTURES, VIDEOS, Unreadable
+from ..data.heads.judged import SIDE, shown
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
 from ..dsid.mesh import Framing, face_points, face_shape_of, semantics_of, units_of
 from ..dsid.rotation import geodesic_angle, matrix_to_axis_angle, rotation_to_matrix
@@ -27,6 +28,7 @@ from ..faces.landmarks import FaceMesh, Track, open_landmarker
 from ..head import ARKIT52, HeadBasis, load_basis
 from ..head.control import draw_control
 from ..head.retarget import express, face_height, retarget, to_canonical
+from ..image import model_to_comfy
 from .real_faces import FACTORS, best_turn, correlation, factors_of
 from .real_frames import frames_of
 from .tables import write_table
@@ -40,7 +42,7 @@ MEASURES = {  # pairs of points
     "right brow": (105, 159),
 }
 MAIN = ("jaw", "smile", "blink", "brows up", "brows down", "pucker")  # factors of real_faces.FACTORS
-DRAWN_SIDE, RENDERED_SIDE = 512, 256
+DRAWN_SIDE = 512
 STEEPEST = 40.0  # degrees from frontal, beyond which a drawn head is not read again
 
 
@@ -167,13 +169,12 @@ def read_heads(store: HeadStore, detect, most: int) -> Faces:
     """The first `most` rendered heads, those in which a face is found."""
     meshes, rows = [], []
     for row in tqdm(range(min(most, len(store))), unit="head"):
-        image = F.interpolate(store.images(torch.tensor([row])), RENDERED_SIDE, mode="bicubic").clamp(-1, 1)[0]
-        if found := detect((image.movedim(0, -1) + 1) / 2):
+        if found := detect(model_to_comfy(shown(store.images(torch.tensor([row]))))[0]):
             meshes.append(found[0])
             rows.append(row)
     if not rows:
         raise ValueError(f"no face was found in the first {most} heads of {store.folder}; give more with --most-heads")
-    return _faces(meshes, torch.tensor(rows), (RENDERED_SIDE, RENDERED_SIDE))
+    return _faces(meshes, torch.tensor(rows), (SIDE, SIDE))
 
 
 def _faces(meshes: list[FaceMesh], of: Tensor, size: tuple[int, int]) -> Faces:
