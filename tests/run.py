@@ -35,7 +35,7 @@ def main(options: list[str]) -> int:
     python = environment(ROOT / f".venv{comfyui_version()}")
     timed("installation", lambda: prepare(python))
     codes = [timed(name, partial(run, python, *words)) for name, *words in CHECKS]
-    return max(codes) or timed("tests", lambda: run(python, "pytest", "-n", str(WORKERS), "--dist", "loadgroup", *options))
+    return max(codes) or timed("tests", lambda: run(python, "pytest", "-n", str(WORKERS), *options))
 
 
 def comfyui_folder() -> Path:

@@ -129,3 +129,14 @@ def test_the_library_that_pip_builds_imports_and_works(tmp_path):
 def test_the_template_that_comfy_test_runs_is_there():
     chosen = tomllib.loads((ROOT / "comfy-test.toml").read_text(encoding="utf-8"))["test"]["workflows"]["cpu"]
     assert chosen and all((ROOT / "workflows" / name).is_file() for name in chosen)
+
+
+def test_a_files_tests_share_a_process():
+    """With several processes: files whose models take gigabytes would else be spread over them, each with its own."""
+    pytest.importorskip("xdist")
+    files = ["tests/unit/test_muon.py", "tests/unit/test_errors.py", "tests/unit/test_claims.py"]
+    words = [sys.executable, "-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", *files]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+    ran = re.findall(r"^\[(gw\d)\].*PASSED (\S+?)::", told, re.MULTILINE)
+    assert {file for _, file in ran} == set(files), told[-2000:]
+    assert len(set(ran)) == len(files) and len({process for process, _ in ran}) == 2
