@@ -59,6 +59,7 @@ class HeadsSettings(RunSettings):
     w_rotation: float = option(1.0, "weight of the rotation")
     w_place: float = option(2.0, "weight of place and size")
     w_units: float = option(4.0, "weight of ARKit's units")
+    w_judged: float = option(2.0, "weight of what MediaPipe's landmarker reads in the heads, where data.heads.judged asked it")
     w_gaze: float = option(0.5, "weight of the gaze")
     w_surface: float = option(4.0, "weight of the surface's points in the crop")
     w_aligned: float = option(2.0, "weight of the surface's points in the aligned crop")
@@ -117,7 +118,8 @@ class Semantics:
     def __init__(self, model: DSID, store: HeadStore):
         heads = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS)))
         self.model, self.store = model, store
-        self.module = HeadsStep(model.semantic_encoder, heads.units.std(0))
+        spreads = ((x - x.nanmean(0)).square().nanmean(0).sqrt() for x in (heads.units, heads.judged))
+        self.module = HeadsStep(model.semantic_encoder, *spreads)
 
     def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
         views = sample_views(self.store, settings.batch_size, generator, settings.augment).to(engine.device)

@@ -9,7 +9,7 @@ import torch
 
 from deepexpo_models.data.heads import judged
 from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore
-from deepexpo_models.dsid import load_dsid, save_dsid
+from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import matrix_to_euler
@@ -73,6 +73,25 @@ def test_labels_go_with_a_picture_that_is_turned_and_mirrored(store):
     for name in ("images", "rotation", "units", "gaze", "five", "surface"):
         torch.testing.assert_close(getattr(again, name), getattr(plain, name))
     assert not again.surface_known.any()
+
+
+def test_the_landmarkers_words_teach_where_it_was_asked(store):
+    """Rows without a word, and units that it does not tell, pull at nothing; a mirrored picture has mirrored words."""
+    views = heads_views.plain_views(replace(store.heads(torch.arange(8)), judged=torch.full((8, 52), torch.nan)))
+    step = heads_step.HeadsStep(DSID(CONFIGS["photo"]).semantic_encoder, torch.ones(52), torch.full((52,), torch.nan))
+    assert step(views, seeded())["judged"] == 0
+    views.judged[3:5, :51] = 1.0
+    step.told.weight.data.zero_()
+    step.told.bias.data.zero_()
+    term = step(views, seeded())["judged"]
+    assert term.item() == pytest.approx(0.5 / heads_step.SPREAD_FLOOR**2, rel=1e-4)
+    term.backward()
+    moved = step.told.bias.grad.abs() > 0
+    assert moved[:51].all() and not moved[51]
+    left, right = (ARKIT52.index(f"mouthSmile{side}") for side in ("Left", "Right"))
+    views.judged[3, left] = 0.25
+    mirrored = heads_views._mirror(views, torch.ones(8).bool())
+    assert mirrored.judged[3, right] == 0.25 and mirrored.judged[3, left] == 1 and mirrored.judged[0].isnan().all()
 
 
 def test_a_moved_picture_shows_its_content_where_its_points_say(store):

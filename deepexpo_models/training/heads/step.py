@@ -32,21 +32,25 @@ UNIT_WEIGHTS = torch.tensor([MAIN_WEIGHT if name.startswith(MAIN) else 1.0 for n
 
 
 class HeadsStep(nn.Module):
-    """forward(views, generator) -> unweighted terms: rotation, place, units, gaze, surface, aligned, same.
+    """forward(views, generator) -> unweighted terms: rotation, place, units, judged, gaze, surface, aligned, same.
 
-    spread (52,): standard deviations of the units in the data.
+    spread, judged_spread (52,): standard deviations in the data of the units, and of the landmarker's numbers; NaN where it was
+    never asked.
     """
 
     spread: Tensor
+    judged_spread: Tensor
 
-    def __init__(self, encoder: SemanticEncoder, spread: Tensor):
+    def __init__(self, encoder: SemanticEncoder, spread: Tensor, judged_spread: Tensor):
         super().__init__()
         config = encoder.config
         self.encoder = encoder
         self.read = nn.Linear(config.expression_width, len(ARKIT52) + 2)  # units, gaze
+        self.told = nn.Linear(config.expression_width, len(ARKIT52))  # what the landmarker calls the same face
         self.surface = nn.Linear(config.pose_channels[-1], SURFACE[0] * SURFACE[1])
         self.aligned = nn.Linear(config.expression_channels[-1], SURFACE[0] * SURFACE[1])
         self.register_buffer("spread", spread.clamp(min=SPREAD_FLOOR))
+        self.register_buffer("judged_spread", judged_spread.nan_to_num().clamp(min=SPREAD_FLOOR))
 
     def forward(self, views: Views, generator: Generator) -> dict[str, Tensor]:
         hidden = self.encoder.pose.pool(self.encoder.pose.trunk(views.images))
@@ -64,18 +68,20 @@ class HeadsStep(nn.Module):
         return {
             "rotation": (rotation - views.rotation).square().sum((1, 2)).mean(),
             "place": smooth(shift.tanh(), place) + smooth(size.tanh() * MAX_LOG_SCALE, scale.clamp(-1, 1)),
-            "units": self._units(units, views.units),
+            "units": _units(units, views.units, self.spread),
+            "judged": _units(self.told(code), views.judged, self.judged_spread),
             "gaze": F.smooth_l1_loss(gaze * GAZE_SCALE, views.gaze * GAZE_SCALE),
             "surface": _of_known(self.surface(hidden), views.surface, views.surface_known),
             "aligned": _of_known(self.aligned(look), aligned, views.surface_known),
             "same": _same_expression(code),
         }
 
-    def _units(self, found: Tensor, true: Tensor) -> Tensor:
-        """Squared errors over the units' spread: an L1 would find rare units at rest always."""
-        errors = ((found - true) / self.spread).square().mean(0)
-        weights = UNIT_WEIGHTS.to(errors)
-        return (errors * weights).sum() / weights.sum() / 2
+
+def _units(found: Tensor, true: Tensor, spread: Tensor) -> Tensor:
+    """Squared errors over the units' spread: an L1 would find rare units at rest always. NaN: not told."""
+    known = UNIT_WEIGHTS.to(found) * true.isfinite()
+    errors = ((found - true.nan_to_num()) / spread).square()
+    return (errors * known).sum() / known.sum().clamp(min=1) / 2
 
 
 def _of_known(found: Tensor, true: Tensor, known: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ SOFT_SHARE, GREY_SHARE = 0.25, 0.06
 
 @dataclass(frozen=True)
 class Views:
-    """images (B, 3, S, S) in [-1, 1] and the labels of `Heads`; the second half of a batch plays the expressions of the first
-    half, by other people in other poses. surface_known (B,): mirrored rows have no label of the surface's points.
+    """images (B, 3, S, S) in [-1, 1] and the labels of `Heads`, judged among them; the second half of a batch plays the
+    expressions of the first half, by other people in other poses. surface_known (B,): mirrored rows have no label of the
+    surface's points.
     """
 
     images: Tensor
@@ -29,6 +30,7 @@ class Views:
     five: Tensor
     surface: Tensor
     surface_known: Tensor
+    judged: Tensor
 
     def to(self, device: torch.device) -> "Views":
         return Views(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -42,7 +44,7 @@ def sample_views(store: HeadStore, count: int, generator: Generator, strength: f
 
 def plain_views(heads: Heads) -> Views:
     known = torch.ones(len(heads.images), dtype=torch.bool)
-    return Views(heads.images, heads.rotation, heads.units, heads.gaze, heads.five, heads.surface, known)
+    return Views(heads.images, heads.rotation, heads.units, heads.gaze, heads.five, heads.surface, known, heads.judged)
 
 
 def _partners(rows: Tensor, generator: Generator) -> Tensor:
@@ -76,6 +78,7 @@ def _mirror(views: Views, flip: Tensor) -> Views:
         five=of(views.five[:, MIRRORED_FIVE] * across, views.five),
         surface=of(views.surface * across, views.surface),
         surface_known=views.surface_known & ~flip,
+        judged=of(views.judged[:, MIRRORED_UNITS], views.judged),
     )
 
 
