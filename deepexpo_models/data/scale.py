@@ -113,7 +113,7 @@ def fetch(url: str, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Names of jobs: made now, whole before, and failed with their reasons."""
+    """Names of jobs: made since the run began, whole before, and failed with their reasons."""
 
     done: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -168,27 +168,28 @@ def run_jobs(
         if (following := next(left, None)) is not None:
             finished.add(submit(following))
         try:
-            made, reason = future.result()
+            reason = future.result()
         except KilledWorker as error:
-            made, reason = False, first_line(error)
+            reason = first_line(error)
         if reason:
             failed[name] = reason
         else:
-            (done if made else kept).append(name)
+            done.append(name)
         told(name)
     report = Report(tuple(sorted(done)), tuple(sorted(kept)), dict(sorted(failed.items())))
     store.write(FAILED, "".join(json.dumps({"job": n, "reason": r}) + "\n" for n, r in report.failed.items()))
     return report
 
 
-def _run(make: Callable[[str, Path], None], name: str, store: Store) -> tuple[bool, str]:
-    """On a worker: (whether it was made here, why not)."""
+def _run(make: Callable[[str, Path], None], name: str, store: Store) -> str:
+    """On a worker: why it was not made, "" where it is whole. One that is there was made by a worker whose answer was lost."""
     if store.has(name):
-        return False, ""
+        return ""
     with tempfile.TemporaryDirectory(prefix="deepexpo-") as place:
         folder = Path(place, "made")
         try:
             make(name, folder)
-            return store.put(folder, name), ""
+            store.put(folder, name)
         except (ValueError, OSError) as error:
-            return False, first_line(error)
+            return first_line(error)
+    return ""

@@ -105,6 +105,13 @@ def test_a_store_of_any_kind_is_resumed(tmp_path, monkeypatch, place):
         store.require_same({"size": 32})
 
 
+def test_a_job_whose_answer_was_lost_is_done_and_not_found(tmp_path, monkeypatch):
+    """Dask runs it again where the worker that had the answer is gone; what it made is there."""
+    client = InProcess(monkeypatch)
+    client.submit = lambda function, *arguments, key: [Done(function(*arguments)) for _ in range(2)][1]
+    assert run_jobs(client, write_name, ["a", "b"], Store(str(tmp_path / "out"), "whole")) == Report(("a", "b"), (), {})
+
+
 def test_a_folder_that_is_not_whole_counts_as_none(tmp_path):
     store = Store(str(tmp_path), "whole")
     (tmp_path / "half").mkdir()
