@@ -19,9 +19,13 @@ def write_fake_heads(folder: Path, shards: int = 1, size: int = 128) -> Path:
         units = np.stack([sample_expression(rng) for _ in range(SHARD)]).astype(np.float32)
         played = units.reshape(-1, PEOPLE, FRAMES, units.shape[1])
         played[:] = played[:, :1]  # all people of a group play the first one's expressions
+        rotation = np.stack([euler_matrix(*sample_pose(rng)) for _ in range(SHARD)]).astype(np.float32)
+        posed = rotation.reshape(-1, PEOPLE, FRAMES, 3, 3)
+        for person in range(1, PEOPLE):  # ... and its poses, in another order
+            posed[:, person] = np.roll(posed[:, 0], -person, axis=1)
         arrays = {
             "images": rng.integers(0, 256, (SHARD, size, size, 3), dtype=np.uint8),
-            "rotation": np.stack([euler_matrix(*sample_pose(rng)) for _ in range(SHARD)]).astype(np.float32),
+            "rotation": rotation,
             "units": units,
             "gaze": rng.normal(0, 0.2, (SHARD, 2)).astype(np.float32),
             "five": np.tile(np.array(TEMPLATE, np.float32) * TIGHT, (SHARD, 1, 1)),

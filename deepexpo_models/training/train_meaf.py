@@ -1,8 +1,8 @@
 """Train a MEAF: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --clips FOLDER
 
-or --synthetic FACES, where every sample has a true picture: expression and pose come from other people. The base stays
-frozen. With --semantics arkit52 expression and pose are ARKit's numbers and the head's rotation, as a landmarker or a renderer
-tells them: no DSID is needed.
+or --synthetic FACES or --heads HEADS, where every sample has a true picture: expression and pose come from other people. The
+base stays frozen. With --semantics arkit52 expression and pose are ARKit's numbers and the head's rotation, as a landmarker or
+a renderer tells them: no DSID is needed.
 """
 
 from contextlib import ExitStack
@@ -51,7 +51,7 @@ class MEAFSettings(RunSettings):
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
     base_config: str = option("", "diffusers folder of the family, for the settings and tokenizer of a checkpoint file")
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
-    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate); with --semantics arkit52")
+    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate)")
     cache: str = option("", "drawn, rendered faces: folder of codes and latents, which runs may share; else the run's own")
     clips: str = option("", "folder of face crops of clips (deepexpo_models.data.prepare) with captions beside them")
     stills: str = option("", "folder of single face crops with captions, mixed in")
@@ -108,8 +108,6 @@ class MEAFSettings(RunSettings):
             raise ValueError("dsid is empty; name the DSID whose codes the MEAF shall read, or give --semantics arkit52")
         if self.public and self.synthetic:
             raise ValueError("drawn faces have no ARKit numbers; give --heads, or --clips with labels")
-        if self.heads and not self.public:
-            raise ValueError("rendered heads are labelled by ARKit's numbers; give --semantics arkit52 with --heads")
         if self.public and self.image_rows:
             raise ValueError("picture losses read the DSID's expression codes; leave --image-rows out with --semantics arkit52")
 
@@ -313,7 +311,7 @@ def _data(settings: MEAFSettings, dsid: DSID | None, base: Base, engine: Engine)
     if settings.synthetic and dsid:
         return DrawnTargets(settings.synthetic, cache, dsid, base, engine.say)
     if settings.heads:
-        return HeadTargets(settings.heads, cache, dsid, base, engine.say)
+        return HeadTargets(settings.heads, cache, dsid, base, bool(settings.public), engine.say)
     return CaptionedFaces(settings, dsid, base, engine.say)
 
 

@@ -1,6 +1,7 @@
 """Train the starter base: python -m deepexpo_models.training.train_starter --part vae|text2image --out runs/x --synthetic FACES
 
-First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter-base.safetensors).
+First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter-base.safetensors). On rendered heads
+(--heads) a part of the samples is told the true factors as well, by tokens beside the caption's (see starter.factors).
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..dsid.losses import reconstruction, weight_map
+from ..data.heads.shards import HeadStore
+from ..dsid import load_dsid
+from ..dsid.losses import weight_map
+from ..evaluation.base_gate import draw, gate, held_out
+from ..evaluation.reading import MAIN
 from ..pipeline.base import starter_base
 from ..pipeline.sampling import sample
 from ..starter import STARTER, build_vocabulary
@@ -21,11 +26,11 @@ from ..starter.diffusers_host import (
     build_starter,
     decode,
     encode,
-    encode_prompts,
     load_starter,
     save_starter,
     training_scheduler,
 )
+from ..starter.factors import FactorTokens, load_factors, save_factors
 from ..weights import read_header
 from ..whole_files import write_file
 from .engine.ema import EMA
@@ -34,13 +39,15 @@ from .engine.muon import Muon, split_parameters
 from .engine.settings import RunSettings, option, run_command
 from .meaf.diffusion_loss import min_snr_weights, sample_times
 from .starter.data import CaptionedPictures, DrawnPictures, Frames, HeadPictures, PlainFrames
+from .starter.steps import Text2ImageStep, VAEStep, normalise
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
 FIRST_LOGVAR = -6.0  # of a latent; from 0 the noise hides the picture and hundreds of steps pass before anything is learned
 BACKGROUND = 0.6  # weight of what is no face, for the VAE
 HELD_OUT = 256  # pictures at most, the last of the data, that text2image never trains on
-COLOUR_WEIGHT = 6.0  # of squared errors of 8x8 means: L1 alone stayed content without the red-green axis for 1200 steps
 CHUNK = 64  # pictures that are encoded at once
+SCALED_ON = 1024  # heads whose factors give mean and spread
+SHOWN = 16  # heads in the gate's sample pictures, each with its true picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,10 @@ class StarterSettings(RunSettings):
     kl: float = option(1e-6, "vae: weight of the latents' Kullback-Leibler divergence")
     text_drop: float = option(0.1, "text2image: share of empty prompts")
     snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023); 0: none")
+    factor_drop: float = option(0.5, "text2image on heads: share of samples without factor tokens; 1: there are none")
+    factors: str = option("", "text2image on heads: factors file to start from, the one beside --vae")
+    test: str = option("", "text2image on heads: folder of held-out heads, drawn from their factors at every --sample-every")
+    reader: str = option("", "DSID file that reads what is drawn of --test, as weights/photo-dsid.safetensors")
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,8 +80,18 @@ class StarterSettings(RunSettings):
             raise ValueError(f"latent_channels is {self.latent_channels}; it must be at least 1")
         if self.part == "text2image" and not self.vae:
             raise ValueError("text2image needs --vae, the starter file that --part vae made")
+        if not 0 <= self.factor_drop <= 1:
+            raise ValueError(f"factor_drop is {self.factor_drop}; it is a share from 0 to 1")
+        if self.factors and not self.has_factors:
+            raise ValueError("--factors are tokens of rendered heads; give --heads, and a --factor-drop below 1")
+        if bool(self.test) != bool(self.reader):
+            raise ValueError("--test heads are drawn and read by a DSID; give --test and --reader, or neither")
         if self.crop % 8 or not 0 <= self.crop <= STARTER.image_size:
             raise ValueError(f"crop is {self.crop}; it is a multiple of 8 up to {STARTER.image_size}, or 0")
+
+    @property
+    def has_factors(self) -> bool:
+        return bool(self.heads) and self.factor_drop < 1
 
 
 def train(settings: StarterSettings) -> Path | None:
@@ -109,28 +130,8 @@ def _train_vae(settings: StarterSettings) -> Path | None:
     if not engine.finished:
         return None
     with ema.applied(parts.vae):
-        parts.config = replace(parts.config, scale=1 / _spread(parts, data, engine.device))
+        normalise(parts.vae, _latent_means(parts, data, engine.device))
         return _release(engine, settings, parts)
-
-
-class VAEStep(nn.Module):
-    """forward(images, weights, generator) -> named loss terms, and the PSNR of what was rebuilt."""
-
-    vae: Any  # diffusers' AutoencoderKL
-
-    def __init__(self, vae: nn.Module, kl: float):
-        super().__init__()
-        self.vae, self.kl = vae, kl
-
-    def forward(self, images: Tensor, weights: Tensor, generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
-        distribution = self.vae.encode(images).latent_dist
-        made = self.vae.decode(distribution.sample(generator)).sample.float()
-        terms = {
-            "picture": reconstruction(made, images, weights),
-            "colour": COLOUR_WEIGHT * F.mse_loss(F.avg_pool2d(made, 8), F.avg_pool2d(images, 8)),
-            "kl": self.kl * distribution.kl().mean(),
-        }
-        return terms, -10 * torch.log10((made - images).detach().square().mean() / 4)
 
 
 def _train_text2image(settings: StarterSettings) -> Path | None:
@@ -138,29 +139,38 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
     parts = load_starter(Path(settings.vae))
     for module in (parts.unet, parts.vae, parts.text_encoder):
         module.to(engine.device)
-    data = _data(settings, engine)
+    data: Any = _data(settings, engine)
+    factors = _factors(settings, parts, data, engine.device)
     latents = _latents(settings, parts, data, engine)
-    kept = len(data) - min(HELD_OUT, len(data) // 8)
+    rows, end = data.worth_drawing(), len(data) - min(HELD_OUT, len(data) // 8)
+    learned, kept = rows[rows < end], rows[rows >= end]
+    tested = (
+        (held_out(HeadStore(settings.test)), load_dsid(Path(settings.reader)).float().to(engine.device))
+        if settings.test
+        else ()
+    )
     if settings.checkpointing:
         parts.unet.enable_gradient_checkpointing()
     noise_schedule = training_scheduler(parts.config)
     snr_weights = min_snr_weights(noise_schedule.alphas_cumprod, parts.config.prediction, settings.snr_gamma)
-    step_module = Text2ImageStep(parts, noise_schedule)
+    step_module = Text2ImageStep(parts, noise_schedule, factors)
     network = step_module.network
     step_module, optimizer, schedule, ema = _prepared(engine, settings, step_module, network)
 
     def sample(count: int, generator: Generator, _lead: Generator) -> tuple:
-        rows = torch.randint(kept, (count,), generator=generator)
+        rows = learned[torch.randint(len(learned), (count,), generator=generator)]
         prompts = _drop_some(data.captions(rows, generator), settings.text_drop, generator)
         times = sample_times(count, generator)
-        return rows, prompts, times, _weights(data.frames(rows), settings, latents.shape[-1])
+        told = torch.rand(count, generator=generator) >= settings.factor_drop
+        given = (data.factors(rows), told) if settings.has_factors else None
+        return rows, prompts, times, given, _weights(data.frames(rows), settings, latents.shape[-1])
 
     feed = engine.feed(sample)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            (rows, prompts, times, weights), generator = feed.take(step, part)
+            (rows, prompts, times, given, weights), generator = feed.take(step, part)
             with engine.autocast():
-                error = step_module(_read(latents, rows), prompts, times, generator, weights)
+                error = step_module(_read(latents, rows), prompts, times, generator, weights, given)
             terms = {"noise": (error * snr_weights[times].to(error)).mean()}
             engine.backward(terms["noise"], terms)
         norm = engine.clip(network.parameters())
@@ -169,44 +179,42 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
         engine.log(step, {**terms, "error": error.mean(), "grad_norm": norm})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
             with ema.applied(network), engine.autocast():
-                engine.log(step, {"held_out": held_out_error(step_module, data, latents, kept)})
+                engine.log(step, held_out_errors(step_module, data, latents, kept, settings.has_factors))
                 engine.images(step + 1, "text2image", show(parts, data.shown), columns=8)
+                if tested:
+                    _show_gate(engine, step, parts, factors, *tested)
+                _release(engine, settings, parts, factors)
     if not engine.finished:
         return None
     with ema.applied(network):
-        return _release(engine, settings, parts)
-
-
-class Text2ImageStep(nn.Module):
-    """forward(clean latents, sentences, times, generator, weights) -> squared error (B,) of what the U-Net predicts of the
-    noise, with weights (B, 1, h, w) or plain.
-    """
-
-    def __init__(self, parts: StarterParts, noise_schedule):
-        super().__init__()
-        self.network = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder}).train().requires_grad_(True)
-        self._frozen = (parts, noise_schedule)  # in a tuple: no part of this module's parameters
-
-    def forward(
-        self, clean: Tensor, sentences: list[str], times: Tensor, generator: Generator, weights: Tensor | float = 1.0
-    ) -> Tensor:
-        parts, schedule = self._frozen
-        noise = torch.randn(clean.shape, generator=generator).to(parts.unet.device)
-        clean, times = clean.to(noise), times.to(noise.device)
-        found = parts.unet(schedule.add_noise(clean, noise, times), times, encode_prompts(parts, sentences)).sample
-        target = noise if parts.config.prediction == "epsilon" else schedule.get_velocity(clean, noise, times)
-        weights = weights.to(clean) if isinstance(weights, Tensor) else weights
-        return ((found.float() - target).square() * weights).mean((1, 2, 3))
+        return _release(engine, settings, parts, factors)
 
 
 @torch.no_grad()
-def held_out_error(step_module: nn.Module, data, latents: np.ndarray, first: int) -> Tensor:
-    """Mean error on the pictures from `first` on, always with the same sentences, times and noise."""
+def held_out_errors(step_module: nn.Module, data, latents: np.ndarray, kept: Tensor, factors: bool) -> dict[str, Tensor]:
+    """Mean error on the pictures of the rows `kept`, by words alone and with their factors, always with the same sentences,
+    times and noise."""
+    return {
+        name: _held_out_error(step_module, data, latents, kept, told)
+        for name, told in {"held_out": False, **({"held_out_factors": True} if factors else {})}.items()
+    }
+
+
+def _held_out_error(step_module: nn.Module, data, latents: np.ndarray, kept: Tensor, told: bool) -> Tensor:
     generator, errors = torch.Generator().manual_seed(0), []
-    for rows in torch.arange(first, len(latents)).split(CHUNK):
+    for rows in kept.split(CHUNK):
         sentences, times = data.captions(rows, generator), sample_times(len(rows), generator)
-        errors.append(step_module(_read(latents, rows), sentences, times, generator))
+        given = (data.factors(rows), torch.ones(len(rows), dtype=torch.bool)) if told else None
+        errors.append(step_module(_read(latents, rows), sentences, times, generator, given=given))
     return torch.cat(errors).mean()
+
+
+def _show_gate(engine: Engine, step: int, parts: StarterParts, factors: FactorTokens | None, heads, reader) -> None:
+    """Log how well held-out heads are drawn, and write some of them, each beside its true picture."""
+    drawn = draw(starter_base(parts), factors, heads)
+    rows = gate(drawn, heads, reader)
+    engine.log(step, {f"gate/{what}/{name}": row[name] for what, row in rows.items() for name in ("degrees", "mean r", *MAIN)})
+    engine.images(step + 1, "gate", torch.stack([heads.images, drawn], 1)[:SHOWN].flatten(0, 1), columns=8)
 
 
 @torch.no_grad()
@@ -237,12 +245,22 @@ def _prepared(engine: Engine, settings: StarterSettings, step_module: nn.Module,
     return step_module, optimizer, schedule, ema
 
 
+def _factors(settings: StarterSettings, parts: StarterParts, data, device: torch.device) -> FactorTokens | None:
+    if not settings.has_factors:
+        return None
+    if settings.factors:
+        return load_factors(Path(settings.factors), Path(settings.vae)).to(device)
+    module = FactorTokens(parts.config.text_width)
+    rows = torch.arange(0, len(data), max(1, len(data) // SCALED_ON))
+    module.scale_to(torch.cat([data.factors(part) for part in rows.split(CHUNK)]))
+    return module.to(device)
+
+
 @torch.no_grad()
-def _spread(parts: StarterParts, data, device: torch.device) -> float:
-    """Standard deviation of the latents of some 256 pictures."""
+def _latent_means(parts: StarterParts, data, device: torch.device) -> Tensor:
+    """(N, C, h, w) of some 256 pictures."""
     rows = torch.arange(0, len(data), max(1, len(data) // 256))
-    means = [parts.vae.encode(data.images(part).to(device)).latent_dist.mean for part in rows.split(CHUNK)]
-    return torch.cat(means).std().item()
+    return torch.cat([parts.vae.encode(data.images(part).to(device)).latent_dist.mean for part in rows.split(CHUNK)])
 
 
 def _latents(settings: StarterSettings, parts: StarterParts, data, engine: Engine) -> np.ndarray:
@@ -283,10 +301,12 @@ def _drop_some(sentences: list[str], drop: float, generator: Generator) -> list[
     return [sentence if keep else "" for sentence, keep in zip(sentences, kept)]
 
 
-def _release(engine: Engine, settings: StarterSettings, parts: StarterParts) -> Path:
+def _release(engine: Engine, settings: StarterSettings, parts: StarterParts, factors: FactorTokens | None = None) -> Path:
     path = Path(settings.out) / "starter-base.safetensors"
     if engine.is_main:
         save_starter(path, parts)
+        if factors is not None:
+            save_factors(path.with_name("factors.safetensors"), factors, path)
     return path
 
 

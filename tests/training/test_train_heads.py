@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepexpo_models.data.heads import judged
-from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore
+from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore, same_expression, same_pose
 from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
@@ -44,12 +44,15 @@ def run(out, folder, *more) -> object:
     return train_heads.train(parse_settings(HeadsSettings, ["--out", str(out), "--heads", str(folder), *COMMON, *more]))
 
 
-def test_halves_of_a_batch_play_the_same_by_other_people(store):
+def test_others_play_the_same_expression_and_the_same_pose(store):
     rows = store.sample(64, seeded())
-    partners = heads_views._partners(rows, seeded(1))
-    assert (rows % FRAMES == partners % FRAMES).all() and (rows != partners).all()
-    assert (rows // (FRAMES * PEOPLE) == partners // (FRAMES * PEOPLE)).all()
-    torch.testing.assert_close(store.heads(rows).units, store.heads(partners).units)
+    actors, posers = same_expression(rows, seeded(1)), same_pose(rows, seeded(2))
+    for others in (actors, posers):
+        assert (rows // FRAMES != others // FRAMES).all(), "of another person"
+        assert (rows // (FRAMES * PEOPLE) == others // (FRAMES * PEOPLE)).all(), "of the group"
+    torch.testing.assert_close(store.heads(rows).units, store.heads(actors).units)
+    torch.testing.assert_close(store.heads(rows).rotation, store.heads(posers).rotation)
+    assert (store.heads(rows).rotation - store.heads(actors).rotation).abs().amax((1, 2)).min() > 1e-3
 
 
 def test_labels_go_with_a_picture_that_is_turned_and_mirrored(store):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ...data.heads.shards import FRAMES, PEOPLE, Heads, HeadStore
+from ...data.heads.shards import Heads, HeadStore, same_expression
 from ...data.heads.units import mirrored
 from ...dsid.alignment import transform_points
 
@@ -39,19 +39,12 @@ class Views:
 def sample_views(store: HeadStore, count: int, generator: Generator, strength: float = 1.0) -> Views:
     """count, even: of pictures. strength of the changes of colour; 0 leaves them out."""
     first = store.sample(count // 2, generator)
-    return augment(store.heads(torch.cat([first, _partners(first, generator)])), generator, strength)
+    return augment(store.heads(torch.cat([first, same_expression(first, generator)])), generator, strength)
 
 
 def plain_views(heads: Heads) -> Views:
     known = torch.ones(len(heads.images), dtype=torch.bool)
     return Views(heads.images, heads.rotation, heads.units, heads.gaze, heads.five, heads.surface, known, heads.judged)
-
-
-def _partners(rows: Tensor, generator: Generator) -> Tensor:
-    """The same frame of another person of the group: the same expression."""
-    person = rows // FRAMES % PEOPLE
-    other = (person + 1 + torch.randint(PEOPLE - 1, person.shape, generator=generator)) % PEOPLE
-    return rows + (other - person) * FRAMES
 
 
 def augment(heads: Heads, generator: Generator, strength: float) -> Views:

@@ -16,6 +16,7 @@ from ...data.heads.shards import HeadStore
 from ...data.synthetic import CAPTION_WORDS, captions
 from ...data.synthetic.shards import Frames, ShardStore
 from ...image import bytes_to_model
+from ...starter.factors import true_factors
 
 KNOWN_WORDS = 1500  # of a folder's captions, the most frequent ones, get a token of their own
 SHOWN = 4  # prompts in the sample pictures
@@ -42,6 +43,10 @@ class DrawnPictures:
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def worth_drawing(self) -> Tensor:
+        """Rows (M,) of the pictures that a base shall learn to draw."""
+        return torch.arange(len(self))
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
@@ -77,9 +82,17 @@ class HeadPictures:
     def __len__(self) -> int:
         return len(self.store)
 
+    def worth_drawing(self) -> Tensor:
+        """Rows (M,) of the pictures that a base shall learn to draw: without occluders, blur and noise."""
+        return self.store.unspoilt()
+
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
         return self.store.images(rows)
+
+    def factors(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> their true factors, see `starter.factors`."""
+        return true_factors(self.store.heads(rows))
 
     def frames(self, rows: Tensor) -> "PlainFrames":
         heads = self.store.heads(rows)
@@ -120,6 +133,10 @@ class CaptionedPictures:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def worth_drawing(self) -> Tensor:
+        """Rows (M,) of the pictures that a base shall learn to draw."""
+        return torch.arange(len(self))
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""

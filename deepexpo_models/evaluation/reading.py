@@ -1,0 +1,53 @@
+"""What a DSID reads in pictures: the head's rotation and the main factors of its expression, and how two readings agree."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.heads.shards import Heads
+from ..dsid import DSID, rotation_to_matrix
+from ..dsid.rotation import geodesic_angle
+from ..image import resize
+from .real_faces import FACTORS, correlation, factors_of
+
+CHUNK = 64
+MAIN = ("jaw", "smile", "blink", "brows up")  # of FACTORS: what a picture must show before all
+
+
+@dataclass(frozen=True)
+class Reading:
+    """rotation (N, 3, 3), factors (N, len(FACTORS))."""
+
+    rotation: Tensor
+    factors: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Reading":
+        return Reading(self.rotation[rows], self.factors[rows])
+
+
+@torch.no_grad()
+def read(reader: DSID, images: Tensor) -> Reading:
+    """images (N, 3, S, S) in [-1, 1] -> what the reader sees in them. Raises ValueError for a DSID without read-outs."""
+    if reader.readout is None:
+        raise ValueError(
+            "this DSID has no read-outs of ARKit's units, so its codes tell no factor; give photo-dsid.safetensors"
+        )
+    device, found = next(reader.parameters()).device, []
+    for part in images.split(CHUNK):
+        codes = reader.encode_semantics(resize(part.to(device), reader.config.image_size))
+        found.append((rotation_to_matrix(codes["rotation"].float()).cpu(), codes["expression"].float().cpu()))
+    rotation, expression = (torch.cat(parts) for parts in zip(*found))
+    return Reading(rotation, factors_of(reader.readout.arkit52(expression)))
+
+
+def asked(heads: Heads) -> Reading:
+    """The truth, as the renderer was told."""
+    return Reading(heads.rotation, factors_of(heads.units))
+
+
+def agreement(found: Reading, other: Reading) -> dict[str, float]:
+    """Mean degrees between the rotations, the correlation of each of FACTORS, and the mean of those of MAIN."""
+    r = {name: correlation(found.factors[:, i], other.factors[:, i]) for i, name in enumerate(FACTORS)}
+    degrees = torch.rad2deg(geodesic_angle(found.rotation, other.rotation)).mean().item()
+    return {"degrees": degrees, "mean r": sum(r[name] for name in MAIN) / len(MAIN), **r}
