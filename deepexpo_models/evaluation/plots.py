@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..image import model_to_bytes
 
+HISTOGRAM_BINS = 24
+
 
 def leak_picture(path: Path, matrix: Mapping[str, Mapping[str, float]], title: str) -> None:
     """Rows: codes, columns: groups of factors, R2 in every field."""
@@ -72,6 +74,25 @@ def lines_picture(
     _save(figure, path)
 
 
+def histograms_picture(path: Path, panels: Mapping[str, Mapping[str, Tensor]], title: str, columns: int = 5) -> None:
+    """Title of a panel -> name of a set -> its values (N,): one outline per set, in shares of the set, over the range of the
+    middle 98% of all."""
+    rows = -(-len(panels) // columns)
+    figure, grid = _figure(2.3 * columns, 0.8 + 1.5 * rows, columns, rows)
+    for panel, (name, sets) in zip(grid.flat, panels.items()):
+        low, high = torch.stack([values.quantile(torch.tensor([0.01, 0.99])) for values in sets.values()]).aminmax()
+        for label, values in sets.items():
+            shares, edges = torch.histogram(values.clamp(low, high).cpu(), HISTOGRAM_BINS, range=(low.item(), high.item()))
+            panel.stairs((shares / len(values)).numpy(), edges.numpy(), label=label)
+        panel.set_title(name, fontsize=8)
+        panel.set_yticks([])
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(labelsize=7)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    _save(figure, path)
+
+
 def sheet_picture(path: Path, images: Tensor, columns: int, notes: Sequence[str] | None = None, cell: int = 128) -> None:
     """(N, 3, S, S) in [-1, 1], in rows of `columns`, with a line of text below each cell that has a note."""
     from PIL import Image, ImageDraw
@@ -92,13 +113,13 @@ def sheet_picture(path: Path, images: Tensor, columns: int, notes: Sequence[str]
     sheet.save(path)
 
 
-def _figure(width: float, height: float, columns: int = 1):
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1):
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(1, columns, figsize=(width, height), dpi=120)
+    return pyplot.subplots(rows, columns, figsize=(width, height), dpi=120)
 
 
 def _save(figure, path: Path) -> None:

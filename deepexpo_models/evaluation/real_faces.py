@@ -5,7 +5,9 @@
 
 Beside each DSID stand a constant (the mean pose) and the landmarker itself on the same crop moved by two pixels: no DSID can
 agree better with it than it does with itself. A DSID's expression is read by the read-outs in its file; one without any is
-read by a ridge regression fitted on the other clips, which favours it. The frames are kept in --out and used again.
+read by a ridge regression fitted on the other clips, which favours it. The frames are kept in --out and used again. Stills
+count as clips of one frame: figures of what moves inside clips are left out where there are none. --files draws a sample of a
+large folder, evenly from the folders in it.
 
 --heads FOLDER measures the landmarker instead, on rendered heads whose truth is known: its error, and what its frontal is.
 """
@@ -179,7 +181,13 @@ def tables(frames: RealFrames, models: dict[str, DSID]) -> dict[str, list[dict]]
     expression.append({"reader": "landmarker, moved", **{key: float(np.mean([row[key] for row in same])) for key in same[0]}})
     moved = [map_row(map_points(again[0][:, i], again[1][:, i]), drawn) for i in range(again[0].shape[1])]
     maps.append({"reader": "landmarker, moved", **{key: float(np.mean([row[key] for row in moved])) for key in moved[0]}})
-    return {"rotation": rotation, "expression": expression, "map": maps, "clips": clips}
+    return {"rotation": measured(rotation), "expression": measured(expression), "map": maps, "clips": clips}
+
+
+def measured(rows: list[dict]) -> list[dict]:
+    """Rows without the figures that are NaN in all of them: stills have no motion inside clips."""
+    empty = {name for name in rows[0] if all(row[name] != row[name] for row in rows)}
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
 def _clip_row(name: str, file: str, rows: Tensor, turns: Tensor, found: Tensor, frames: RealFrames, true: Tensor) -> dict:
@@ -242,6 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dsid", type=Path, nargs="+", default=[], help="DSID files to compare")
     parser.add_argument("--out", type=Path, default=Path("runs/real"), help="folder for tables and found frames")
     parser.add_argument("--per-clip", type=int, default=30, help="frames of each clip, at most")
+    parser.add_argument("--files", type=int, default=0, help="so many clips and stills at most, by lot; 0: all")
     parser.add_argument("--heads", type=Path, help="measure the landmarker on this folder of rendered heads instead")
     parser.add_argument("--count", type=int, default=200, help="how many rendered heads")
     options = parser.parse_args(argv)
@@ -255,14 +264,16 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     for name, rows in tables(frames, models).items():
-        write_table(options.out, name, rows)
+        if rows:
+            write_table(options.out, name, rows)
 
 
 def _frames(options: argparse.Namespace) -> RealFrames:
-    kept = options.out / f"frames-{options.clips.name}-{options.per_clip}.npz"
+    lot = f"-{options.files}" if options.files else ""
+    kept = options.out / f"frames-{options.clips.name}-{options.per_clip}{lot}.npz"
     if kept.is_file():
         return load_frames(kept)
-    frames, counts = collect(options.clips, options.landmarker, options.per_clip)
+    frames, counts = collect(options.clips, options.landmarker, options.per_clip, options.files)
     print(
         f"{len(frames.clip)} faces in {len(frames.clip.unique())} files; "
         + ", ".join(f"{n} {what}" for what, n in counts.items())

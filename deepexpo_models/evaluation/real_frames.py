@@ -1,8 +1,9 @@
 """Frames of real clips and stills, cropped as Crop Face does, with what MediaPipe's landmarker finds in each crop."""
 
 import math
+import random
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -69,21 +70,36 @@ class Landmarker:
         return None
 
 
-def collect(folder: Path, task: Path, per_clip: int) -> tuple[RealFrames, dict[str, int]]:
-    """Up to per_clip frames of each clip and all stills of a folder -> those with a face, and how many had none.
+def files_of(folder: Path, count: int = 0) -> list[Path]:
+    """Clips and stills of a folder and the folders in it, by name. count: so many at most, drawn by lot, always the same ones,
+    and as evenly from the folders as these allow; 0: all.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS + PICTURES)
+    if not count:
+        return paths
+    lot = random.Random(0)
+    shuffled = [lot.sample(group, len(group)) for group in _by_folder(paths)]
+    return sorted(islice((path for turn in zip_longest(*shuffled) for path in turn if path is not None), count))
+
+
+def _by_folder(paths: list[Path]) -> list[list[Path]]:
+    return [[path for path in paths if path.parent == parent] for parent in sorted({path.parent for path in paths})]
+
+
+def collect(folder: Path, task: Path, per_clip: int, count: int = 0) -> tuple[RealFrames, dict[str, int]]:
+    """Up to per_clip frames of each clip and each still of `files_of` -> those with a face, and how many had none.
 
     Raises ValueError when nothing was found.
     """
     landmarker, rows, names = Landmarker(task), [], []
     counts = {"frames": 0, "without a face": 0, "without a face in the crop": 0, "unreadable files": 0}
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEOS + PICTURES] if folder.is_dir() else []
-    for path in tqdm(paths, unit="file"):
+    for path in tqdm(files_of(folder, count), unit="file"):
         try:
             frames = list(frames_of(path, per_clip))
         except Unreadable:
             counts["unreadable files"] += 1
             continue
-        names.append(path.name)
+        names.append(path.relative_to(folder).as_posix())
         for frame in frames:
             counts["frames"] += 1
             row = _row(landmarker, frame)

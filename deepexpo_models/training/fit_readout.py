@@ -48,18 +48,9 @@ def fit_readout(readout: ReadOut, codes: Tensor, judged: Tensor, share: float = 
 @torch.no_grad()
 def codes_and_numbers(model: DSID, store: HeadStore) -> tuple[Tensor, Tensor]:
     """Expression codes (N, D) and the landmarker's numbers (N, 52) of all heads that it was asked about."""
-    codes, numbers = [], []
-    for rows in torch.arange(len(store)).split(CHUNK):
-        heads = store.heads(rows)
-        known = heads.judged.isfinite().any(1)
-        if known.any():
-            codes.append(model.semantic_encoder(heads.images[known])["expression"].float())
-            numbers.append(heads.judged[known])
-    if not codes:
-        raise ValueError(
-            f"the landmarker was not asked about any head of {store.folder}; run deepexpo_models.data.heads.judged on it first"
-        )
-    return torch.cat(codes), torch.cat(numbers)
+    rows = store.judged_rows()
+    codes = [model.semantic_encoder(store.images(part))["expression"].float() for part in rows.split(CHUNK)]
+    return torch.cat(codes), store.judged(rows)
 
 
 def main(argv: list[str] | None = None) -> None:

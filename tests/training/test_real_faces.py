@@ -1,16 +1,17 @@
 """Tables on real faces and on rendered heads: what they count, on codes and rotations whose answer is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from deepexpo_models.data.heads.shards import FRAMES, PEOPLE
+from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD
 from deepexpo_models.dsid import CONFIGS, DSID, save_dsid
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import euler_to_matrix
-from deepexpo_models.evaluation import real_faces, real_frames, rendered_heads
+from deepexpo_models.evaluation import distributions, real_faces, real_frames, rendered_heads
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from fake_heads import write_fake_heads
@@ -89,6 +90,48 @@ def test_found_frames_are_kept(frames, tmp_path):
     again = real_frames.load_frames(tmp_path / "f.npz")
     assert again.names == frames.names
     torch.testing.assert_close(again.rotation, frames.rotation)
+
+
+def test_a_sample_of_a_large_folder_is_even_and_always_the_same(tmp_path):
+    for folder, count in (("anger", 2), ("joy", 9), ("rest", 9)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.jpg").touch()
+    (tmp_path / "notes.txt").touch()
+    drawn = real_frames.files_of(tmp_path, 12)
+    assert [sum(path.parent.name == name for path in drawn) for name in ("anger", "joy", "rest")] == [2, 5, 5]
+    assert drawn == real_frames.files_of(tmp_path, 12) == sorted(drawn) and len(real_frames.files_of(tmp_path)) == 20
+
+
+def test_stills_have_no_figures_of_clips(frames, model):
+    stills = replace(frames, clip=torch.arange(COUNT), names=tuple(f"{n}.jpg" for n in range(COUNT)))
+    made = real_faces.tables(stills, {"photo": model})
+    assert not made["clips"] and "turn per clip" not in made["rotation"][1] and "r yaw" in made["rotation"][1]
+    assert set(real_faces.FACTORS) < made["expression"][0].keys() and "jaw, in clips" not in made["expression"][0]
+
+
+def test_distributions(frames, tmp_path):
+    """Closed lids on one side alone, rotations of known spread; two equal sets are at no distance."""
+    pytest.importorskip("matplotlib")
+    heads, kept = write_fake_heads(tmp_path / "heads"), tmp_path / "frames.npz"
+    units = np.zeros((SHARD, len(ARKIT52)), np.float32)
+    units[::2, ARKIT52.index("eyeBlinkLeft")] = 0.8
+    units[:4] = np.nan  # no face found
+    np.save(heads / "shard-00000" / JUDGED, units)
+    real_frames.save_frames(kept, frames)
+    out = tmp_path / "out"
+    files = ["--frames", str(kept), str(kept), "--names", "clips", "again", "--heads", str(heads), "--out", str(out)]
+    distributions.main(files)
+    rows = {(row["factor"], row["faces"]): row for row in json.loads((out / "factors.json").read_text())}
+    blink = rows["blink", "rendered heads"]
+    assert blink["at rest"] == pytest.approx(0.5) and blink["left less right"] == pytest.approx(0.4) and blink["95%"] > 0.79
+    assert rows["jaw", "again"]["distance"] == 0 < rows["jaw", "rendered heads"]["distance"]
+    assert rows["gaze x", "clips"]["left less right"] is None
+    angles = {(row["angle"], row["faces"]): row for row in json.loads((out / "angles.json").read_text())}
+    assert angles["yaw", "clips"]["standard deviation"] == pytest.approx(15, rel=0.3)
+    assert (out / "distributions.png").stat().st_size > 1000
+    with pytest.raises(SystemExit):
+        distributions.main(["--frames", str(kept), "--heads", str(write_fake_heads(tmp_path / "unread"))])
 
 
 def test_the_landmarker_is_read_in_the_frame_of_dsids(monkeypatch):

@@ -191,19 +191,28 @@ class HeadStore:
 
     def heads(self, rows: Tensor) -> Heads:
         """rows (B,) -> their pictures and labels."""
-        read = {name: self._read(name, rows) for name in (*LABELS, "context")}
-        return Heads(self.images(rows), **read, person=self.person(rows), judged=self._judged(rows))
+        read = {name: self.read(name, rows) for name in (*LABELS, "context")}
+        return Heads(self.images(rows), **read, person=self.person(rows), judged=self.judged(rows))
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
-        return bytes_to_model(self._read("images", rows).movedim(-1, 1))
+        return bytes_to_model(self.read("images", rows).movedim(-1, 1))
 
-    def _judged(self, rows: Tensor) -> Tensor:
+    def judged(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, 52), NaN where the landmarker was not asked or found no face."""
         values = torch.full((len(rows), len(ARKIT52)), torch.nan)
         for place, row in enumerate(rows.tolist()):
             if (known := self._read_judged(row // SHARD)) is not None:
                 values[place] = torch.from_numpy(known[row % SHARD])
         return values
+
+    def judged_rows(self) -> Tensor:
+        """(N,) the rows that the landmarker found a face in. Raises ValueError when it was not asked about any."""
+        rows = torch.arange(len(self))
+        found = rows[self.judged(rows).isfinite().any(1)]
+        if not len(found):
+            raise ValueError(f"the landmarker was not asked about any head of {self.folder}; run data.heads.judged on it first")
+        return found
 
     def _read_judged(self, shard: int) -> np.ndarray | None:
         """None until the landmarker was asked; its file may come while a training runs."""
@@ -227,6 +236,7 @@ class HeadStore:
         """(count,) rows, any."""
         return torch.randint(len(self), (count,), generator=generator)
 
-    def _read(self, name: str, rows: Tensor) -> Tensor:
+    def read(self, name: str, rows: Tensor) -> Tensor:
+        """rows (B,) -> one of "images", LABELS or "context", as it is stored."""
         shard, place = (rows // SHARD).tolist(), (rows % SHARD).tolist()
         return torch.from_numpy(np.stack([self._shards[self._paths[s]][name][p] for s, p in zip(shard, place)]))
