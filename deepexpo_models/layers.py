@@ -84,10 +84,14 @@ class Trunk(nn.Module):
         self.norm = group_norm(channels[-1], operations)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stages[0](self.stem(images))
+        return F.silu(self.norm(self.stage_features(images)[-1]))
+
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Features after each stage, from the finest down."""
+        features = [self.stages[0](self.stem(images))]
         for stage in self.stages[1:]:
-            x = stage(self.pool(x))
-        return F.silu(self.norm(x))
+            features.append(stage(self.pool(features[-1])))
+        return features
 
 
 class SpatialPool(nn.Module):

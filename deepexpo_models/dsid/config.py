@@ -1,6 +1,6 @@
 """DSID's configuration: sizes of pictures, codes and networks."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from ..config_fields import check_fields, config_from
 from ..layers import GROUP_CHANNELS
@@ -51,6 +51,10 @@ class DSIDConfig:
         for net in NETS_OF_PICTURES:
             if getattr(self, net):
                 self._require_reach(net)
+
+    def encoders_alone(self) -> "DSIDConfig":
+        """Without a name and what draws: equal for files whose encoders are of one size."""
+        return replace(self, name="", generator_channels=(), style_width=1, discriminator_channels=())
 
     def _require_divisible(self, trunk: str, size: str, stride: int) -> None:
         stages, side = len(getattr(self, trunk)), getattr(self, size)
@@ -154,3 +158,9 @@ CONFIGS = {
         discriminator_channels=(),
     ),
 }
+CONFIGS["photo-generator"] = replace(
+    CONFIGS["photo"],
+    name="photo-generator",
+    generator_channels=(128, 128, 128, 80, 40, 16),
+    discriminator_channels=(16, 32, 64, 96, 128, 128),
+)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..image import IMAGENET_MEAN, IMAGENET_STD, normalised
+from .encoders import SemanticEncoder
 from .rotation import geodesic_angle, rotation_to_matrix
 
 SCALES = 3  # of the reconstruction's pyramid
@@ -138,6 +139,36 @@ class Perceptual(nn.Module):
             if index in VGG_LAYERS:
                 found.append(x)
         return found
+
+
+class EncoderPerceptual(nn.Module):
+    """Distance of two pictures in the features of a semantic encoder's two trunks, after every stage: each position's channels
+    scaled to unit length, squared differences (LPIPS of Zhang et al. 2018, without learned weights).
+
+    Both trunks see the whole crop: the face is about as large in it as in the aligned crop that expression is read from.
+    """
+
+    def __init__(self, encoder: SemanticEncoder):
+        super().__init__()
+        self.size = encoder.config.image_size
+        self.trunks = nn.ModuleList([encoder.pose.trunk, encoder.expression.trunk])
+        self.requires_grad_(False)
+
+    def forward(self, made: Tensor, true: Tensor) -> Tensor:
+        """made, true (B, 3, H, W) in [-1, 1] -> scalar."""
+        pictures = (self._resized(made), self._resized(true.detach()))
+        pairs = [zip(*(trunk.stage_features(images) for images in pictures)) for trunk in self.trunks]
+        return torch.stack([_apart(one, other) for layers in pairs for one, other in layers]).mean()
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if images.shape[-1] == self.size:
+            return images
+        return F.interpolate(images, self.size, mode="bilinear", antialias=True)
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    one, other = (F.normalize(features.float(), dim=1) for features in (one, other))
+    return (one - other).square().sum(1).mean()
 
 
 def _vgg_features() -> nn.Sequential:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..data.studio import FRAMES
 from ..data.synthetic import (
     COLUMN,
     CONTEXT,
@@ -15,7 +16,7 @@ from ..data.synthetic import (
     render,
     sample_scenes,
 )
-from ..data.synthetic.shards import FRAMES, studio_scene
+from ..data.synthetic.shards import studio_scene
 from ..dsid import DSID
 from ..dsid.rotation import euler_to_matrix, geodesic_angle, matrix_to_rotation, rotation_to_matrix
 from .metrics import icc, psnr, ssim, top1
@@ -116,11 +117,8 @@ def extreme_poses(dsid: DSID, generator, people: int) -> dict[str, float]:
     return {"pose error, extreme poses, degrees": encoded_pose_error(codes.pose, scene)}
 
 
-@torch.no_grad()
 def swap_figures(dsid: DSID, generator, groups: int = 64) -> dict[str, float]:
-    """PSNR and SSIM of drawn pictures against the true ones: self (all codes from the person's own pictures) and swap
-    (identity, expression and pose from three people).
-    """
+    """`picture_figures` of drawn people."""
     scenes = [studio_scene(generator, "test") for _ in range(groups)]
     size = dsid.config.image_size
 
@@ -128,8 +126,18 @@ def swap_figures(dsid: DSID, generator, groups: int = 64) -> dict[str, float]:
         return render(concatenate([s[person * FRAMES + frame : person * FRAMES + frame + 1] for s in scenes]), size)
 
     source, target, face, pose = pick(0, FRAMES - 1), pick(0, 1), pick(1, 1), pick(2, FRAMES - 1)
-    identity = dsid.encode_identity(source.images)
-    own, lent, posed = (dsid.encode_semantics(drawn.images) for drawn in (target, face, pose))
+    return picture_figures(dsid, source.images, target.images, face.images, pose.images, target.face)
+
+
+@torch.no_grad()
+def picture_figures(
+    dsid: DSID, source: Tensor, target: Tensor, expression: Tensor, pose: Tensor, face: Tensor
+) -> dict[str, float]:
+    """PSNR and SSIM within the face (N, 1, S, S) of drawn pictures against the true ones `target` (N, 3, S, S): self (all codes
+    from the person's own pictures, the identity from `source`) and swap (identity, expression and pose from three people).
+    """
+    identity = dsid.encode_identity(source)
+    own, lent, posed = (dsid.encode_semantics(images) for images in (target, expression, pose))
     made = {
         "self": dsid.reenact(identity, **own),
         "swap": dsid.reenact(identity, **{**posed, "expression": lent["expression"]}),
@@ -138,8 +146,8 @@ def swap_figures(dsid: DSID, generator, groups: int = 64) -> dict[str, float]:
         f"{metric} {name}": function(picture)
         for name, picture in made.items()
         for metric, function in (
-            ("PSNR", lambda x: psnr(x, target.images, target.face)),
-            ("SSIM", lambda x: ssim(x * target.face, target.images * target.face)),
+            ("PSNR", lambda x: psnr(x, target, face)),
+            ("SSIM", lambda x: ssim(x * face, target * face)),
         )
     }
 

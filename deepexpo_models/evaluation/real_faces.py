@@ -126,6 +126,22 @@ def ridge(codes: Tensor, targets: Tensor, clip: Tensor) -> Tensor:
     return found
 
 
+def linear_row(model: DSID, frames: RealFrames) -> dict[str, float]:
+    """What a DSID's codes hold of real faces, whatever its read-outs say: degrees of rotation after the best constant turn, and
+    read by `ridge`; each factor's correlation, read by `ridge`, and their mean."""
+    turns, codes = read_codes(model, frames.crops)
+    true = factors_of(frames.units)
+    found = ridge(codes, true, frames.clip)
+    read = rotation_to_matrix(ridge(matrix_to_rotation(turns), matrix_to_rotation(frames.rotation), frames.clip))
+    values = {name: correlation(found[:, i], true[:, i]) for i, name in enumerate(FACTORS)}
+    return {
+        "degrees, best turn": _degrees(turns @ best_turn(turns, frames.rotation), frames.rotation).mean().item(),
+        "degrees, by ridge": _degrees(read, frames.rotation).mean().item(),
+        **values,
+        "mean r": float(np.mean(list(values.values()))),
+    }
+
+
 def map_points(rotation: Tensor, units: Tensor) -> Tensor:
     """rotation (N, 3, 3), units (N, 52) -> the points that Draw Face Control draws for them on the average face, (N, 478, 3) in
     face heights."""

@@ -2,7 +2,8 @@
 
     python -m deepexpo_models.evaluation.rendered_heads --heads runs/heads/test --dsid weights/photo-dsid.safetensors
 
-Places are found by the DSID itself. A DSID without read-outs is read by a ridge regression fitted on the other people.
+Places are found by the DSID itself. A DSID without read-outs is read by a ridge regression fitted on the other people. One with
+a generator draws too: a person from its own codes and from three people's, against the true picture.
 """
 
 import argparse
@@ -12,14 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.heads.regions import face_of
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
 from ..dsid import DSID, load_dsid
 from ..dsid.rotation import geodesic_angle, matrix_to_euler, rotation_to_matrix
+from .dsid_report import picture_figures
+from .metrics import psnr
 from .real_faces import FACTORS, correlation, factors_of, ridge
 from .tables import write_table
 
 YAW_BINS = ((0, 30), (30, 60), (60, 75), (75, 90))  # degrees; training ends at 75
 CHUNK = 64
+TRIPLES = 64
 
 
 @torch.no_grad()
@@ -33,7 +38,7 @@ def codes_of(model: DSID, store: HeadStore, rows: Tensor) -> dict[str, Tensor]:
 
 
 def report(model: DSID, store: HeadStore, name: str) -> dict[str, dict]:
-    """Name of a table -> its row for this DSID: `rotation`, `expression`, `leak`."""
+    """Name of a table -> its row for this DSID: `rotation`, `expression`, `leak`, and with a generator `pictures`."""
     rows = torch.arange(len(store))
     labels = [store.heads(part) for part in rows.split(1024)]
     rotation, units = torch.cat([part.rotation for part in labels]), torch.cat([part.units for part in labels])
@@ -49,6 +54,7 @@ def report(model: DSID, store: HeadStore, name: str) -> dict[str, dict]:
             **{factor: correlation(found[:, i], true[:, i]) for i, factor in enumerate(FACTORS)},
         },
         "leak": {"reader": name, **nearest(codes["expression"], store.person(rows))},
+        **({"pictures": {"reader": name, **drawn(model, store)}} if model.generator is not None else {}),
     }
 
 
@@ -56,6 +62,25 @@ def _rotation(found: Tensor, true: Tensor) -> dict[str, float]:
     degrees, yaw = torch.rad2deg(geodesic_angle(found, true)), matrix_to_euler(true)[:, 0].abs()
     bins = {f"yaw {low}-{high}": degrees[(yaw >= low) & (yaw < high)].mean().item() for low, high in YAW_BINS}
     return {"degrees": degrees.mean().item(), "median": degrees.median().item(), **bins}
+
+
+def drawn(model: DSID, store: HeadStore, count: int = TRIPLES) -> dict[str, dict[str, float]]:
+    """Where the person was seen (in the clip that the true picture is from, so in its light, or in the other one) ->
+    `dsid_report.picture_figures` of `count` triples; beside them the person's other
+    picture as it is."""
+    figures = {}
+    for place, share in (("same clip", 1.0), ("other clip", 0.0)):
+        roles = store.sample_roles(count, torch.Generator().manual_seed(11), share)
+        target = store.heads(roles.target)
+        size = model.config.image_size
+        pictures = [store.images(rows) for rows in (roles.source, roles.target, roles.expression, roles.pose)]
+        pictures = [F.interpolate(images, size, mode="bilinear", antialias=True) for images in pictures]
+        face = face_of(target.surface, size)
+        figures[place] = {
+            **picture_figures(model, *pictures, face),
+            "PSNR of the source as it is": psnr(*pictures[:2], face),
+        }
+    return figures
 
 
 def nearest(codes: Tensor, person: Tensor) -> dict[str, float]:
@@ -87,8 +112,8 @@ def main(argv: list[str] | None = None) -> None:
         reports = [report(load_dsid(path).float(), store, path.stem) for path in options.dsid]
     except ValueError as error:
         parser.exit(2, f"{error}\n")
-    for table in reports[0]:
-        write_table(options.out, table, [row[table] for row in reports])
+    for table in dict.fromkeys(name for tables in reports for name in tables):
+        write_table(options.out, table, [tables[table] for tables in reports if table in tables])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train DSID: python -m deepexpo_models.training.train_dsid --out runs/dsid --synthetic FACES, or --clips FOLDER
+"""Train DSID: python -m deepexpo_models.training.train_dsid --out runs/dsid --synthetic FACES, --heads HEADS or --clips FOLDER
 
 Phases: pictures and codes from the start; after `critic_from` of the steps a critic joins; the penalties and
 the cycle rise between `ramp` shares of the run, because from the first step they would switch the codes off.
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..dsid import CONFIGS, DSID, Discriminator, encoder_id, load_dsid, save_dsid
-from ..dsid.losses import gradient_penalty, hinge_critic, hinge_generator
+from ..dsid import CONFIGS, DSID, Discriminator, DSIDConfig, encoder_id, load_dsid, save_dsid
+from ..dsid.losses import EncoderPerceptual, Perceptual, gradient_penalty, hinge_critic, hinge_generator
+from ..dsid.readout import ReadOut
 from ..weights import kinds_of_pictures
 from .dsid.batches import Batch, DrawnFaces
+from .dsid.heads import RenderedHeads
 from .dsid.meters import meters, unlabelled
 from .dsid.step import DSIDStep, Switches
 from .engine.ema import EMA
@@ -35,6 +37,8 @@ class DSIDSettings(RunSettings):
     config: str = option("starter", "sizes", choices=tuple(CONFIGS), fixed=True)
     name: str = option("dsid", "name in the released file")
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate)")
+    test: str = option("", "rendered heads: folder of held-out people, for the reports; without it there are none")
     clips: str = option("", "folder of clips or frame folders, prepared by deepexpo_models.data.prepare or as they are")
     stills: str = option("", "folder of single pictures, mixed in")
     stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
@@ -42,12 +46,14 @@ class DSIDSettings(RunSettings):
     augment: float = option(1.0, "strength of the augmentation of the encoders' inputs; 0: none")
     freeze: bool = option(False, "keep the encoders of --init: only the generator learns")
     align: bool = option(True, "read expression from the aligned crop")
-    triples: bool = option(True, "drawn faces: expression and pose lent by other people; off: plain pairs as in clips")
+    triples: bool = option(True, "drawn, rendered: expression and pose lent by other people; off: plain pairs as in clips")
+    labels: bool = option(True, "rendered heads: show their labels; off: as clips that nobody has labelled")
     teacher: float = option(0.0, "clips: share of steps that a batch of drawn triples (--synthetic) teaches the split")
     same_clip: float = option(0.5, "share of pairs within one clip")
     region_weight: float = option(8.0, "extra weight of eyes, brows and mouth")
     generated: int = option(16, "rows of a batch that the generator draws; 0: the encoders learn from labels and contrasts")
     vgg: str = option("", "safetensors file of torchvision's vgg19, for the perceptual loss")
+    perceptual_from: str = option("", "a DSID file whose semantic encoder measures the perceptual loss instead of vgg19")
     critic_from: float = option(1.0, "share of the steps after which a critic joins; 1: never")
     ramp: tuple[float, float] = option((0.25, 0.5), "shares of the steps between which pair, frames and cycle rise")
     w_picture: float = option(1.0, "weight of the reconstruction")
@@ -67,8 +73,12 @@ class DSIDSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.synthetic and not self.clips and not self.stills:
-            raise ValueError("there is nothing to train on; give --synthetic, --clips or --stills")
+        if not (self.synthetic or self.heads or self.clips or self.stills):
+            raise ValueError("there is nothing to train on; give --synthetic, --heads, --clips or --stills")
+        if self.heads and (self.synthetic or self.clips or self.stills):
+            raise ValueError("--heads is trained on alone; leave out --synthetic, --clips and --stills")
+        if self.vgg and self.perceptual_from:
+            raise ValueError("--vgg and --perceptual-from both measure the perceptual loss; give one of them")
         if self.freeze and not self.generated:
             raise ValueError("--freeze leaves the generator alone to learn, and --generated 0 draws nothing; give one up")
 
@@ -79,7 +89,7 @@ def train(settings: DSIDSettings) -> Path | None:
     data = _data(settings)
     config = CONFIGS[settings.config]
     model = _model(settings)
-    step_module = DSIDStep(model, _switches(settings))
+    step_module = DSIDStep(model, _switches(settings), data.labels, _perceptual(settings))
     probes = step_module.probes
     critic = Discriminator(config)
     matrices, rest = ([p for p in group if p.requires_grad] for group in split_parameters([model, probes], NO_MATRICES))
@@ -125,8 +135,9 @@ def train(settings: DSIDSettings) -> Path | None:
         path = Path(settings.out) / "dsid.safetensors"
         if engine.is_main:
             released = copy.deepcopy(model).half()
+            released.readout = _readout(settings, model, data, probes)
             photographs = settings.clips or settings.stills
-            released.trained_on = kinds_of_pictures(settings.synthetic, "", photographs, model.trained_on)
+            released.trained_on = kinds_of_pictures(settings.synthetic, settings.heads, photographs, model.trained_on)
             save_dsid(path, released, model.encoder if settings.freeze else encoder_id(settings.name, released))
     return path
 
@@ -137,12 +148,35 @@ def _model(settings: DSIDSettings) -> DSID:
         if settings.freeze:
             raise ValueError("--freeze keeps the encoders of --init, which is not given")
         return DSID(config)
-    model = load_dsid(Path(settings.init)).float().requires_grad_(True)
-    if model.config != config:
-        raise ValueError(f"{settings.init} is of config {model.config.name!r}, not {settings.config!r}; give --config")
+    given = load_dsid(Path(settings.init)).float()
+    model = given if given.config == config else _with_generator(given, config, settings.init)
+    model.requires_grad_(True)
     for encoder in (model.identity_encoder, model.semantic_encoder):
         encoder.requires_grad_(not settings.freeze)
     return model
+
+
+def _with_generator(given: DSID, config: DSIDConfig, name: str) -> DSID:
+    """A file of encoders alone, with a new generator. Raises ValueError for encoders of other sizes."""
+    if given.generator is not None or given.config.encoders_alone() != config.encoders_alone():
+        raise ValueError(f"{name} is of config {given.config.name!r}, not {config.name!r}; give --config")
+    model = DSID(config)
+    model.identity_encoder, model.semantic_encoder = given.identity_encoder, given.semantic_encoder
+    model.encoder, model.trained_on, model.readout = given.encoder, given.trained_on, given.readout
+    return model
+
+
+def _readout(settings: DSIDSettings, model: DSID, data, probes) -> ReadOut | None:
+    """Frozen encoders keep theirs; those that were trained have what their labels taught, if these have a file's words."""
+    if settings.freeze:
+        return model.readout
+    return data.readout(probes["label"]) if settings.heads else None
+
+
+def _perceptual(settings: DSIDSettings) -> nn.Module | None:
+    if settings.perceptual_from:
+        return EncoderPerceptual(load_dsid(Path(settings.perceptual_from)).float().semantic_encoder)
+    return Perceptual(settings.vgg) if settings.vgg else None
 
 
 def _switches(settings: DSIDSettings) -> Switches:
@@ -151,7 +185,6 @@ def _switches(settings: DSIDSettings) -> Switches:
         align=settings.align,
         region_weight=settings.region_weight,
         generated=settings.generated,
-        vgg=settings.vgg,
         cycle=settings.w_cycle > 0,
         equivariance=settings.w_equivariance > 0,
         contrast=settings.w_expression > 0,
@@ -164,6 +197,9 @@ def _data(settings: DSIDSettings):
         from .dsid.clips import RealFaces
 
         return RealFaces(settings)
+    if settings.heads:
+        size = CONFIGS[settings.config].image_size
+        return RenderedHeads(settings.heads, size, settings.triples, settings.same_clip, settings.labels, settings.test)
     return DrawnFaces(settings.synthetic, settings.triples, settings.same_clip)
 
 
@@ -192,9 +228,12 @@ def _train_critic(engine: Engine, critic, optimizer, made: Tensor, true: Tensor,
 @torch.no_grad()
 def _report(engine: Engine, model: DSID, ema: EMA, data, settings: DSIDSettings, step: int) -> None:
     """Meters on held-out people, and a sheet: identity, expression, pose, drawn, true."""
+    held_out: Batch | None = data.held_out(engine)
+    if held_out is None:
+        return
+    batch = held_out.to(engine.device)
     with ema.applied(model):
         model.eval()
-        batch: Batch = data.held_out(engine).to(engine.device)
         engine.log(step, meters(model, batch))
         few = slice(0, 8)
         semantics = model.encode_semantics(batch.expression[few])
@@ -206,7 +245,7 @@ def _report(engine: Engine, model: DSID, ema: EMA, data, settings: DSIDSettings,
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command(train, DSIDSettings, argv, "Train DSID on drawn faces, clips and stills.")
+    run_command(train, DSIDSettings, argv, "Train DSID on drawn faces, rendered heads, clips and stills.")
 
 
 if __name__ == "__main__":

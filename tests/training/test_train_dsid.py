@@ -14,16 +14,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from deepexpo_models.data.heads.shards import CONTEXT, HeadStore
+from deepexpo_models.data.studio import FRAMES as FRAMES_OF_STUDIO
 from deepexpo_models.data.synthetic import render, sample_scenes, shards, smooth_clip
 from deepexpo_models.data.transforms import random_similarity
-from deepexpo_models.dsid import CONFIGS, DSID, load_dsid
+from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points, transform_points
+from deepexpo_models.dsid.losses import EncoderPerceptual
+from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
+from deepexpo_models.evaluation import rendered_heads
+from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import train_dsid
 from deepexpo_models.training.dsid import batches as dsid_batches
 from deepexpo_models.training.dsid.clips import RealFaces, pose_from_labels
+from deepexpo_models.training.dsid.heads import RenderedHeads
 from deepexpo_models.training.dsid.meters import meters, unlabelled
 from deepexpo_models.training.train_dsid import DSIDSettings
+from fake_heads import write_fake_heads
 
 SIZE = CONFIGS["starter"].image_size
 PEOPLE, FRAMES = 4, 12
@@ -266,3 +274,110 @@ def test_what_cannot_work_is_one_sentence(films, drawn, changes, sentence):
     changes = {name: str(drawn) if value == "drawn" else value for name, value in changes.items()}
     with pytest.raises(ValueError, match=sentence):
         RealFaces(settings(films, **changes))
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory) -> Path:
+    return write_fake_heads(tmp_path_factory.mktemp("heads"), size=64)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> Path:
+    """A file of encoders alone, with read-outs."""
+    torch.manual_seed(3)
+    config = replace(CONFIGS["small"], name="small-encoders", generator_channels=(), discriminator_channels=())
+    model = DSID(config)
+    model.readout = ReadOut.of_units(torch.randn(54, config.expression_width), torch.zeros(54))
+    path = tmp_path_factory.mktemp("encoders") / "encoders.safetensors"
+    save_dsid(path, model)
+    return path
+
+
+def test_batches_of_rendered_heads(heads):
+    """Triples of the film studio: who lends the expression plays the target's, and the labels are those of the target."""
+    faces = RenderedHeads(str(heads), 32, triples=True, same_clip=0.0, test=str(heads))
+    batch, roles = faces.sample(8, seeded()), faces.store.sample_roles(8, seeded(), 0.0)
+    assert batch.source.shape == batch.pose.shape == (8, 3, 32, 32) and batch.region.shape == batch.face.shape == (8, 1, 32, 32)
+    played, shown = (faces.store.heads(rows) for rows in (roles.expression, roles.target))
+    torch.testing.assert_close(played.units, shown.units)
+    torch.testing.assert_close(batch.label[:, :52], shown.units)
+    torch.testing.assert_close(rotation_to_matrix(batch.target_pose["rotation"]), shown.rotation)
+    torch.testing.assert_close(rotation_to_matrix(batch.expression_pose["rotation"]), played.rotation)
+    assert (batch.person == roles.source // FRAMES_OF_STUDIO).all() and batch.target_pose["log_scale"].abs().max() < 1e-5
+    assert len(faces.held_out(None).target) == 64 and RenderedHeads(str(heads), 64, True, 0.5).held_out(None) is None
+    pairs = RenderedHeads(str(heads), 64, triples=False, same_clip=1.0, labelled=False).sample(4, seeded())
+    assert pairs.expression is pairs.target and not pairs.triples
+    assert set(unlabelled(pairs)) == {"pose", "label", "traits"} and pairs.expression_pose["translation"].isnan().all()
+
+
+def test_spoilt_heads_are_no_targets(tmp_path):
+    folder = write_fake_heads(tmp_path)
+    context = np.load(folder / "shard-00000/context.npy")
+    context[::2, CONTEXT.index("spoilt")] = 1
+    np.save(folder / "shard-00000/context.npy", context)
+    roles = HeadStore(folder).sample_roles(3, seeded(4))
+    assert (roles.target % 2 == 1).all() and (roles.source % 2 == 0).any()
+
+
+def test_training_on_rendered_heads_and_its_exact_resume(heads, tmp_path):
+    """Bit by bit; the released file reads ARKit's numbers by what its labels taught."""
+    common = ("--heads", heads, "--test", heads, "--config", "small", "--steps", 4)
+    run(*common, "--out", tmp_path / "whole", "--sample-every", 3)
+    lines = log(tmp_path / "whole")
+    assert {"picture", "expression", "label", "traits", "pose"} <= set(lines[0])
+    assert any("psnr_swap" in line and "pose_degrees" in line for line in lines)
+    run(*common, "--out", tmp_path / "halves", "--sample-every", 3, "--save-every", 2, "--max-minutes", 0.00001)
+    assert not (tmp_path / "halves/dsid.safetensors").exists()
+    run(*common, "--out", tmp_path / "halves", "--sample-every", 3, "--save-every", 2)
+    whole, halves = (load_file(tmp_path / name / "dsid.safetensors") for name in ("whole", "halves"))
+    assert whole.keys() == halves.keys() and all(torch.equal(whole[name], halves[name]) for name in whole)
+    model = load_dsid(tmp_path / "whole/dsid.safetensors")
+    assert model.readout.names[:52] == ARKIT52 and model.trained_on == ("rendered heads",)
+
+
+def test_heads_without_labels_teach_no_label(heads, tmp_path):
+    run("--heads", heads, "--no-labels", "--config", "small", "--out", tmp_path, "--steps", 2)
+    lines = log(tmp_path)
+    assert all(map(math.isfinite, (value for line in lines for value in line.values() if isinstance(value, float))))
+    assert "picture" in lines[0] and not {"label", "pose", "traits"} & set(lines[0])
+    assert load_dsid(tmp_path / "dsid.safetensors").readout is None
+
+
+def test_frozen_encoders_are_given_a_generator(heads, encoders, tmp_path):
+    """Their codes and read-outs stay, bit by bit; the perceptual loss is theirs, and pictures are drawn."""
+    run(
+        *("--heads", heads, "--init", encoders, "--freeze", "--perceptual-from", encoders, "--config", "small"),
+        *("--out", tmp_path, "--steps", 2, "--sample-every", 0),
+    )
+    given, made = load_dsid(encoders), load_dsid(tmp_path / "dsid.safetensors")
+    assert made.encoder == given.encoder and torch.equal(made.readout.weight, given.readout.weight)
+    assert log(tmp_path)[0]["perceptual"] > 0 and "label" not in log(tmp_path)[0]
+    codes = made.float().encode_semantics(torch.zeros(1, 3, 64, 64))
+    assert made.reenact(made.encode_identity(torch.zeros(1, 3, 64, 64)), **codes).shape == (1, 3, 64, 64)
+    figures = rendered_heads.drawn(made, HeadStore(heads), count=4)
+    assert figures["same clip"].keys() == figures["other clip"].keys() and 0 < figures["same clip"]["PSNR self"] < 40
+
+
+def test_the_encoders_perceptual_loss(encoders):
+    perceptual = EncoderPerceptual(load_dsid(encoders).float().semantic_encoder)
+    images = torch.rand(2, 3, 64, 64, generator=seeded()) * 2 - 1
+    near, far = images + 0.05 * torch.randn(images.shape, generator=seeded(1)), images.flip(0)
+    assert perceptual(images, images) == 0 < perceptual(near.clamp(-1, 1), images) < perceptual(far, images)
+    made = torch.zeros(1, 3, 32, 32, requires_grad=True)  # any size
+    perceptual(made, images[:1, :, ::2, ::2]).backward()
+    assert made.grad.abs().sum() > 0 and not any(parameter.requires_grad for parameter in perceptual.parameters())
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--synthetic", "drawn"), "--heads is trained on alone"),
+        (("--vgg", "vgg.safetensors", "--perceptual-from", "dsid.safetensors"), "give one of them"),
+        (("--init", "encoders", "--config", "starter"), "is of config 'small-encoders', not 'starter'"),
+    ],
+)
+def test_options_that_do_not_fit_heads(heads, encoders, tmp_path, capsys, more, sentence):
+    more = [encoders if part == "encoders" else part for part in more]
+    with pytest.raises(SystemExit):
+        run("--heads", heads, "--out", tmp_path, *more)
+    assert sentence in capsys.readouterr().err

@@ -13,8 +13,9 @@ from PIL import Image
 import public_adapters as published
 from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
 from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
-from deepexpo_models.dsid.rotation import FRONTAL, matrix_to_euler, rotation_to_matrix
+from deepexpo_models.dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, rotation_to_matrix
 from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, save_judge
+from deepexpo_models.evaluation.real_frames import RealFrames, save_frames
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.importers import KINDS, PublicFile, convert, recognise
 from deepexpo_models.importers.sites import cross_attentions
@@ -216,6 +217,28 @@ def test_ablation(small, tmp_path, monkeypatch):
     before = trained()
     ablation.main(command)
     assert trained() == before and len(before) == 2
+
+
+def test_ablation_on_heads(small, tmp_path, monkeypatch):
+    """Without labels none is learned from, whatever the shards hold; both rows are measured on the same real frames."""
+    heads = write_fake_heads(tmp_path / "heads", size=64)
+    turns = euler_to_matrix(torch.randn(12, 3) * 10)
+    units = torch.rand(12, 52)
+    twice = torch.stack([turns, turns], 1), torch.stack([units, units], 1)
+    crops = torch.randint(256, (12, 3, 256, 256), dtype=torch.uint8)
+    frames = RealFrames(crops, turns, units, torch.zeros(12, 5, 2), torch.arange(12), *twice, tuple("abcdefghijkl"))
+    save_frames(tmp_path / "frames.npz", frames)
+    rows = ("labels alone", "unlabelled triples")
+    monkeypatch.setattr(ablation, "HEADS_ROWS", {name: ablation.HEADS_ROWS[name] for name in rows})
+    ablation.main([str(part) for part in [*small, "--heads", heads, "--frames", tmp_path / "frames.npz"]])
+    table = json.loads((tmp_path / "out" / "heads.json").read_text())
+    assert [row["row"] for row in table] == ["untrained", *rows] and all(-1 <= row["jaw"] <= 1 for row in table)
+    logged = [(tmp_path / "out" / name.replace(" ", "-") / "log.jsonl").read_text() for name in rows]
+    assert '"label"' in logged[0] and '"picture"' not in logged[0]
+    assert '"picture"' in logged[1] and not any(f'"{name}"' in logged[1] for name in ("label", "traits", "pose"))
+    for wrong in (["--heads", heads], ["--synthetic", heads, "--heads", heads, "--frames", tmp_path / "frames.npz"]):
+        with pytest.raises(SystemExit):
+            ablation.main([str(part) for part in [*small, *wrong]])
 
 
 def test_comparison_of_sizes_and_formulas(parts, small, tmp_path):

@@ -1,11 +1,6 @@
 """Rendered heads on disk: what a training reads many times is rendered once.
 
-A group is a small film studio: PEOPLE people play the same FRAMES expressions and, in another order, the same poses:
-
-    person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
-
-so for every frame there are, of other people, one picture with its expression and another with its pose. The first half of a
-person's frames is one clip, one place and light; the rest another. A part of the pictures is spoilt (see `spoil`).
+A group is a small film studio, see `data.studio`. A part of the pictures is spoilt (see `spoil`).
 """
 
 import json
@@ -20,6 +15,7 @@ from torch import Generator, Tensor
 
 from ...head import ARKIT52
 from ...image import bytes_to_model
+from ..studio import FRAMES, PEOPLE, Roles, sample_roles
 from .build import HAIRS as HAIR_NAMES
 from .geometry import make_actor
 from .people import HAIR_COLOURS, IRISES, Person, sample_person
@@ -29,7 +25,7 @@ from .scenery import BACKGROUNDS, COLOURS, LIGHTS, PATTERNS, Setting, sample_set
 from .spoil import spoil
 from .units import sample_expression, sample_gaze, with_gaze
 
-PEOPLE, FRAMES, GROUPS = 4, 8, 8
+GROUPS = 8
 SHARD = PEOPLE * FRAMES * GROUPS  # pictures
 SPOILT_SHARE = 0.2
 SPLITS = {"train": 0, "test": 1}
@@ -235,6 +231,13 @@ class HeadStore:
     def sample(self, count: int, generator: Generator) -> Tensor:
         """(count,) rows, any."""
         return torch.randint(len(self), (count,), generator=generator)
+
+    def sample_roles(self, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
+        """As `studio.sample_roles`, with targets that are not spoilt as far as there are any: no code holds a hand before a
+        face."""
+        drawn = sample_roles(len(self) // (PEOPLE * FRAMES), 2 * count, generator, same_clip)
+        spoilt = self.read("context", drawn.target)[:, CONTEXT.index("spoilt")]
+        return drawn.chosen(spoilt.argsort(stable=True)[:count])
 
     def read(self, name: str, rows: Tensor) -> Tensor:
         """rows (B,) -> one of "images", LABELS or "context", as it is stored."""

@@ -1,11 +1,6 @@
 """Drawn faces on disk: what a training reads many times is drawn once.
 
-A group is a small film studio: PEOPLE people play the same FRAMES expressions and, in another order, the same poses:
-
-    person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
-
-so for every frame there are, of other people, one picture with its expression and another with its pose (the rendered
-triples). The first half of a person's frames is one clip, one place and light; the rest another.
+A group is a small film studio, see `data.studio`.
 """
 
 import json
@@ -18,6 +13,7 @@ from torch import Generator, Tensor
 
 from ...image import bytes_to_comfy, bytes_to_model, comfy_to_bytes, model_to_bytes
 from ...whole_files import write_folder
+from ..studio import FRAMES, PEOPLE, Roles, sample_roles
 from .factors import (
     GROUPS,
     Scene,
@@ -30,7 +26,7 @@ from .factors import (
 )
 from .render import render
 
-PEOPLE, FRAMES, GROUPS_PER_SHARD = 4, 8, 32
+GROUPS_PER_SHARD = 32
 SHARD = GROUPS_PER_SHARD * PEOPLE * FRAMES  # pictures
 
 
@@ -43,18 +39,6 @@ class Frames:
     face: Tensor
     points: Tensor
     scene: Scene
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Rows of a store for one training step: `target` and, of the same person, `source` (same clip where `clip`) ; of other
-    people `expression` and `pose`, pictures with the target's expression and with its pose.
-    """
-
-    source: Tensor
-    target: Tensor
-    expression: Tensor
-    pose: Tensor
 
 
 def studio_scene(generator: Generator, split: str = "train") -> Scene:
@@ -137,37 +121,11 @@ class ShardStore:
         return rows // FRAMES
 
     def sample_roles(self, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
-        """Roles for count targets of different groups (as far as there are that many), source from the target's own clip
-        with chance same_clip, else from the person's other clip.
-        """
-        groups = torch.randperm(len(self) // (PEOPLE * FRAMES), generator=generator)[:count]
-        groups = groups.repeat(count // len(groups) + 1)[:count]
-        person, frame = _draw(PEOPLE, count, generator), _draw(FRAMES, count, generator)
-        half = FRAMES // 2
-        same = torch.rand(count, generator=generator) < same_clip
-        clip = torch.where(same, frame // half, 1 - frame // half)
-        shift = 1 + _draw(half - 1, count, generator)
-        source = clip * half + torch.where(same, (frame + shift) % half, _draw(half, count, generator))
-        actor = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
-        poser = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
-        return Roles(
-            source=_row(groups, person, source),
-            target=_row(groups, person, frame),
-            expression=_row(groups, actor, frame),
-            pose=_row(groups, poser, (frame + person - poser) % FRAMES),
-        )
+        return sample_roles(len(self) // (PEOPLE * FRAMES), count, generator, same_clip)
 
     def _read(self, name: str, rows: Tensor) -> Tensor:
         shard, place = (rows // SHARD).tolist(), (rows % SHARD).tolist()
         return torch.from_numpy(np.stack([self._shards[s][name][p] for s, p in zip(shard, place)]))
-
-
-def _row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:
-    return (group * PEOPLE + person) * FRAMES + frame
-
-
-def _draw(limit: int, count: int, generator: Generator) -> Tensor:
-    return torch.randint(limit, (count,), generator=generator)
 
 
 def _require_same(folder: Path, settings: dict) -> None:

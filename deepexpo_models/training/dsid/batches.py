@@ -6,13 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ...data.synthetic.factors import COLUMN, IDENTITY, Factor, concatenate
+from ...data.studio import FRAMES
+from ...data.synthetic.factors import COLUMN, EXPRESSION, IDENTITY, Factor, concatenate
 from ...data.synthetic.render import render
-from ...data.synthetic.shards import FRAMES, ShardStore, studio_scene
+from ...data.synthetic.shards import ShardStore, studio_scene
 from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
 from ..engine.feed import Movable
 
 TRAITS = sum(len(factor.choices) or 1 for factor in IDENTITY)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a kind of faces tells: ranges of its expression factors (F,), that losses measure errors in, and the number of
+    traits of a person.
+    """
+
+    spans: Tensor
+    traits: int
+
+
+DRAWN_LABELS = Labels(torch.tensor([factor.high - factor.low for factor in EXPRESSION]), TRAITS)
 
 
 @dataclass(frozen=True)
@@ -21,9 +35,9 @@ class Batch(Movable):
     the target's expression and pose; other people where the data can have that (`triples`), else the target itself.
     region, face (B, 1, S, S) belong to the target, source_points (B, 5, 2) to the source. target_pose: the pose codes of
     target and of its pose lender, expression_pose those of the expression lender, NaN where unknown.
-    label (B, 11): the target's expression factors (data.synthetic.EXPRESSION), traits (B, TRAITS): what is known of the
-    person (see `traits`), both NaN where unknown. person (B,): equal numbers are one person. still (B,) bool: source is
-    target, for the person has one picture only; None: none is.
+    label (B, F): the target's expression factors, traits (B, T): what is known of the person, both as the data's `Labels` say
+    (drawn faces and clips: data.synthetic.EXPRESSION, and `traits`), NaN where unknown. person (B,): equal numbers are one
+    person. still (B,) bool: source is target, for the person has one picture only; None: none is.
     """
 
     source: Tensor
@@ -44,6 +58,8 @@ class Batch(Movable):
 
 class DrawnFaces:
     """Batches from shards of drawn faces. triples: rendered triples, else plain pairs of one clip as real video has them."""
+
+    labels = DRAWN_LABELS
 
     def __init__(self, folder: str, triples: bool, same_clip: float):
         self.store, self.triples, self.same_clip = ShardStore(folder), triples, same_clip

@@ -11,7 +11,7 @@ from ...data.clips.stills import index_stills
 from ...dsid import CONFIGS
 from ...dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
 from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
-from .batches import TRAITS, Batch, DrawnFaces
+from .batches import DRAWN_LABELS, TRAITS, Batch, DrawnFaces
 
 HELD_OUT = 64  # pairs that the meters are read on
 DEPTHS = (-0.80, -0.80, -1.00, -0.68, -0.68)  # of TEMPLATE's points before the axis the head turns about, in its unit
@@ -23,6 +23,8 @@ class RealFaces:
     Raises ValueError for folders without usable files, fewer than two people, a share outside [0, 1], a teacher without
     drawn faces, and drawn faces of another size than the DSID reads.
     """
+
+    labels = DRAWN_LABELS
 
     def __init__(self, settings):
         for name in ("stills_share", "teacher"):

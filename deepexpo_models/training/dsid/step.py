@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ...data.synthetic import EXPRESSION
 from ...data.transforms import augment_identity_input, augment_semantic_input, random_similarity, transform_pose
 from ...dsid import DSID
 from ...dsid.alignment import invert_similarity, similarity_from_pose, warp
 from ...dsid.losses import (
-    Perceptual,
     cross_correlation,
     info_nce,
     pose_error,
@@ -22,7 +20,7 @@ from ...dsid.losses import (
 )
 from ...dsid.rotation import FRONTAL, geodesic_angle, rotation_to_matrix
 from ..engine.processes import gather_with_grad
-from .batches import TRAITS, Batch
+from .batches import Batch, Labels
 
 MIN_ROWS = 2  # of statistics over a batch
 JITTER = {"roll": 4.0, "shift": 0.04, "growth": 0.05}  # of the alignment in training: at use it comes from a found pose
@@ -39,7 +37,6 @@ class Switches:
     align: bool
     region_weight: float
     generated: int
-    vgg: str
     cycle: bool
     equivariance: bool
     contrast: bool
@@ -47,14 +44,20 @@ class Switches:
 
 
 class DSIDStep(nn.Module):
-    """forward(batch, generator) -> (terms, made, shown): unweighted loss terms, the pictures drawn and what they should be."""
+    """forward(batch, generator) -> (terms, made, shown): unweighted loss terms, the pictures drawn and what they should be.
 
-    def __init__(self, model: DSID, switches: Switches):
+    perceptual: made, true pictures -> their distance in a network's features; None: none.
+    """
+
+    spans: Tensor
+
+    def __init__(self, model: DSID, switches: Switches, labels: Labels, perceptual: nn.Module | None = None):
         super().__init__()
-        self.model, self.switches = model, switches
-        self.perceptual = Perceptual(switches.vgg) if switches.vgg else None
-        probes = {"label": (model.config.expression_width, len(EXPRESSION)), "traits": (model.config.identity_width, TRAITS)}
+        self.model, self.switches, self.perceptual = model, switches, perceptual
+        config = model.config
+        probes = {"label": (config.expression_width, len(labels.spans)), "traits": (config.identity_width, labels.traits)}
         self.probes = nn.ModuleDict({name: nn.Linear(*widths) for name, widths in probes.items()})  # read labels from codes
+        self.register_buffer("spans", labels.spans)
 
     def forward(self, batch: Batch, generator: Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         identity = self.model.encode_identity(self._identity_view(batch.source, generator, batch.source_points))
@@ -106,7 +109,10 @@ class DSIDStep(nn.Module):
             return own
         pose = self.model.semantic_encoder.encode_pose(self._semantic_view(batch.pose, generator))
         view = self._semantic_view(batch.expression, generator)
-        return {"expression": self._expression(view, batch.expression_pose, generator), **pose}
+        place = batch.expression_pose
+        if not place["rotation"].isfinite().all():
+            place = _known(place, self.model.semantic_encoder.encode_pose(view))
+        return {"expression": self._expression(view, place, generator), **pose}
 
     def _picture_terms(self, made: Tensor, batch: Batch, rows: slice) -> dict[str, Tensor]:
         target = batch.target[rows]
@@ -144,8 +150,7 @@ class DSIDStep(nn.Module):
 
     def _label(self, semantics: dict[str, Tensor], label: Tensor) -> Tensor:
         """Of the expression factors, in units of their range: else smile and gaze drown the brows."""
-        spans = label.new_tensor([factor.high - factor.low for factor in EXPRESSION])
-        return self._read("label", semantics["expression"], label / spans)
+        return self._read("label", semantics["expression"], label / self.spans)
 
     def _traits(self, identity: Tensor, traits: Tensor) -> Tensor:
         return self._read("traits", identity * identity.shape[-1] ** 0.5, traits)  # of unit variance, as expressions are

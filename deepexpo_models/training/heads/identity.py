@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from ...data.heads.shards import CONTEXT, FRAMES, HeadStore
+from ...data.heads.shards import CONTEXT, FRAMES, Heads, HeadStore
 from ...data.transforms import augment_identity_input
 from ...dsid.encoders import IdentityEncoder
 from ...dsid.losses import info_nce
@@ -37,8 +37,12 @@ def sample_pairs(store: HeadStore, count: int, generator: Generator) -> tuple[Te
     half = FRAMES // 2
     frames = [torch.randint(half, (len(people),), generator=generator) + start for start in (0, half)]
     first, second = (store.heads(people + frame) for frame in frames)
-    context = first.context[:, [CONTEXT.index(name) for name in TRAITS]].clamp(max=1)
-    return _augment(first, generator), _augment(second, generator), context
+    return _augment(first, generator), _augment(second, generator), traits_of(first)
+
+
+def traits_of(heads: Heads) -> Tensor:
+    """(B, len(TRAITS))."""
+    return heads.context[:, [CONTEXT.index(name) for name in TRAITS]].clamp(max=1)
 
 
 def _augment(heads, generator: Generator) -> Tensor:

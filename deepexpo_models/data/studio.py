@@ -1,0 +1,60 @@
+"""The film studio that drawn and rendered faces are made in: PEOPLE people play the same FRAMES expressions and, in another
+order, the same poses:
+
+    person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
+
+so for every frame there are, of other people, one picture with its expression and another with its pose (the rendered
+triples). The first half of a person's frames is one clip, one place and light; the rest another.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+PEOPLE, FRAMES = 4, 8
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Rows of a store (N,) for one training step: `target` and, of the same person, `source`; of other people `expression` and
+    `pose`, pictures with the target's expression and with its pose.
+    """
+
+    source: Tensor
+    target: Tensor
+    expression: Tensor
+    pose: Tensor
+
+    def chosen(self, rows: Tensor) -> "Roles":
+        return Roles(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def sample_roles(groups: int, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
+    """Roles for count targets of different groups (as far as there are that many), source from the target's own clip with
+    chance same_clip, else from the person's other clip.
+    """
+    group = torch.randperm(groups, generator=generator)[:count]
+    group = group.repeat(count // len(group) + 1)[:count]
+    person, frame = _draw(PEOPLE, count, generator), _draw(FRAMES, count, generator)
+    half = FRAMES // 2
+    same = torch.rand(count, generator=generator) < same_clip
+    clip = torch.where(same, frame // half, 1 - frame // half)
+    shift = 1 + _draw(half - 1, count, generator)
+    source = clip * half + torch.where(same, (frame + shift) % half, _draw(half, count, generator))
+    actor = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
+    poser = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
+    return Roles(
+        source=_row(group, person, source),
+        target=_row(group, person, frame),
+        expression=_row(group, actor, frame),
+        pose=_row(group, poser, (frame + person - poser) % FRAMES),
+    )
+
+
+def _row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:
+    return (group * PEOPLE + person) * FRAMES + frame
+
+
+def _draw(limit: int, count: int, generator: Generator) -> Tensor:
+    return torch.randint(limit, (count,), generator=generator)
