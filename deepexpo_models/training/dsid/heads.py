@@ -27,13 +27,8 @@ class RenderedHeads:
     """
 
     def __init__(self, folder: str, size: int, triples: bool, same_clip: float, labelled: bool = True, test: str = ""):
-        self.store, self.size, self.triples, self.same_clip, self.labelled = (
-            HeadStore(folder),
-            size,
-            triples,
-            same_clip,
-            labelled,
-        )
+        self.store, self.size = HeadStore(folder), size
+        self.triples, self.same_clip, self.labelled = triples, same_clip, labelled
         self.test = HeadStore(test) if test else None
         everyone = torch.arange(len(self.store))
         numbers = torch.cat([self.store.read(name, everyone) for name in ("units", "gaze")], 1)
@@ -92,7 +87,5 @@ def true_pose(heads: Heads) -> dict[str, Tensor]:
 def without_labels(batch: Batch) -> Batch:
     """The masks and points stay: a detector of faces finds as much."""
     unknown = lambda values: torch.full_like(values, torch.nan)  # noqa: E731
-    target, lender = (
-        {name: unknown(code) for name, code in pose.items()} for pose in (batch.target_pose, batch.expression_pose)
-    )
-    return replace(batch, label=unknown(batch.label), traits=unknown(batch.traits), target_pose=target, expression_pose=lender)
+    pose = {name: unknown(code) for name, code in batch.target_pose.items()}
+    return replace(batch, label=unknown(batch.label), traits=unknown(batch.traits), target_pose=pose, expression_pose=pose)
