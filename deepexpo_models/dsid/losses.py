@@ -151,13 +151,13 @@ class EncoderPerceptual(nn.Module):
     def __init__(self, encoder: SemanticEncoder):
         super().__init__()
         self.size = encoder.config.image_size
-        self.trunks = nn.ModuleList([encoder.pose.trunk, encoder.expression.trunk])
+        self.pose, self.expression = encoder.pose.trunk, encoder.expression.trunk
         self.requires_grad_(False)
 
     def forward(self, made: Tensor, true: Tensor) -> Tensor:
         """made, true (B, 3, H, W) in [-1, 1] -> scalar."""
         pictures = (self._resized(made), self._resized(true.detach()))
-        pairs = [zip(*(trunk.stage_features(images) for images in pictures)) for trunk in self.trunks]
+        pairs = [zip(*(trunk.stage_features(images) for images in pictures)) for trunk in (self.pose, self.expression)]
         return torch.stack([_apart(one, other) for layers in pairs for one, other in layers]).mean()
 
     def _resized(self, images: Tensor) -> Tensor:

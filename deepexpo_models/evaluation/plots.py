@@ -75,8 +75,8 @@ def lines_picture(
 
 
 def histograms_picture(path: Path, panels: Mapping[str, Mapping[str, Tensor]], title: str, columns: int = 5) -> None:
-    """Title of a panel -> name of a set -> its values (N,): one outline per set, in shares of the set, over the range of the
-    middle 98% of all."""
+    """Title of a panel -> name of a set -> its values (N,): one outline per set, in shares of the set on a logarithmic
+    scale, over the range of the middle 98%."""
     rows = -(-len(panels) // columns)
     figure, grid = _figure(2.3 * columns, 0.8 + 1.5 * rows, columns, rows)
     for panel, (name, sets) in zip(grid.flat, panels.items()):
@@ -85,10 +85,10 @@ def histograms_picture(path: Path, panels: Mapping[str, Mapping[str, Tensor]], t
             shares, edges = torch.histogram(values.clamp(low, high).cpu(), HISTOGRAM_BINS, range=(low.item(), high.item()))
             panel.stairs((shares / len(values)).numpy(), edges.numpy(), label=label)
         panel.set_title(name, fontsize=8)
-        panel.set_yticks([])
-        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.set_yscale("log")
+        panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=7)
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize=8)
+    grid.flat[0].legend(frameon=False, fontsize=7)
     figure.suptitle(title, fontsize=9)
     _save(figure, path)
 

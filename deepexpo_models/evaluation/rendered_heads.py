@@ -66,19 +66,19 @@ def _rotation(found: Tensor, true: Tensor) -> dict[str, float]:
 
 def drawn(model: DSID, store: HeadStore, count: int = TRIPLES) -> dict[str, dict[str, float]]:
     """Where the person was seen (in the clip that the true picture is from, so in its light, or in the other one) ->
-    `dsid_report.picture_figures` of `count` triples; beside them the person's other
-    picture as it is."""
+    `dsid_report.picture_figures` of `count` triples; beside them the person's other picture as it is."""
     figures = {}
     for place, share in (("same clip", 1.0), ("other clip", 0.0)):
         roles = store.sample_roles(count, torch.Generator().manual_seed(11), share)
-        target = store.heads(roles.target)
         size = model.config.image_size
-        pictures = [store.images(rows) for rows in (roles.source, roles.target, roles.expression, roles.pose)]
-        pictures = [F.interpolate(images, size, mode="bilinear", antialias=True) for images in pictures]
-        face = face_of(target.surface, size)
+        source, true, expression, pose = (
+            F.interpolate(store.images(rows), size, mode="bilinear", antialias=True)
+            for rows in (roles.source, roles.target, roles.expression, roles.pose)
+        )
+        face = face_of(store.read("surface", roles.target), size)
         figures[place] = {
-            **picture_figures(model, *pictures, face),
-            "PSNR of the source as it is": psnr(*pictures[:2], face),
+            **picture_figures(model, source, true, expression, pose, face),
+            "PSNR of the source as it is": psnr(source, true, face),
         }
     return figures
 
