@@ -48,9 +48,8 @@ HEADS_ROWS: dict[str, dict] = {  # as ROWS, on rendered heads
         "generated": 0, "w_identity": 0.0, "w_expression": 0.0, "w_pair": 0.0, "w_floor": 0.0, "w_size": 0.0, "w_cycle": 0.0,
         "w_equivariance": 0.0,
     },
-    "unlabelled pairs of clips": {"labels": False, "triples": False},
-    "unlabelled triples": {"labels": False},
-    "labels and triples": {},
+    "pairs and swaps alone": {"labels": False},
+    "both": {},
 }  # fmt: skip
 SHOWN = ("PSNR self", "PSNR swap", "identity top-1", "pose error, read linearly, degrees", "identity from semantics")
 

@@ -228,7 +228,7 @@ def test_ablation_on_heads(small, tmp_path, monkeypatch):
     crops = torch.randint(256, (12, 3, 256, 256), dtype=torch.uint8)
     frames = RealFrames(crops, turns, units, torch.zeros(12, 5, 2), torch.arange(12), *twice, tuple("abcdefghijkl"))
     save_frames(tmp_path / "frames.npz", frames)
-    rows = ("labels alone", "unlabelled triples")
+    rows = ("labels alone", "pairs and swaps alone")
     monkeypatch.setattr(ablation, "HEADS_ROWS", {name: ablation.HEADS_ROWS[name] for name in rows})
     ablation.main([str(part) for part in [*small, "--heads", heads, "--frames", tmp_path / "frames.npz"]])
     table = json.loads((tmp_path / "out" / "heads.json").read_text())
