@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=Path, help="with --heads: frames that evaluation.real_faces has kept")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate after the warm-up")
     parser.add_argument("--config", default="small", help="of DSID")
     parser.add_argument("--people", type=int, default=100, help="held-out people of the measurement on drawn faces")
     parser.add_argument("--threads", type=int, default=0)
@@ -104,7 +105,7 @@ def _row(options: argparse.Namespace, name: str, changes: dict, measure: Callabl
         settings = DSIDSettings(
             out=str(folder), config=options.config, synthetic=options.synthetic, heads=options.heads, steps=options.steps,
             batch_size=options.batch_size, generated=options.batch_size // 2, warmup=20, ema=0.99, sample_every=0,
-            save_every=options.steps, threads=options.threads, w_identity=0.5, w_pose=2.0, w_label=10.0, augment=0.5,
+            save_every=options.steps, threads=options.threads, lr=options.lr, w_identity=0.5, w_pose=2.0, w_label=10.0, augment=0.5,
         )  # fmt: skip
         began = time.monotonic()
         path = train(replace(settings, **changes))
