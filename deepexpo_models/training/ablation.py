@@ -105,7 +105,8 @@ def _row(options: argparse.Namespace, name: str, changes: dict, measure: Callabl
         settings = DSIDSettings(
             out=str(folder), config=options.config, synthetic=options.synthetic, heads=options.heads, steps=options.steps,
             batch_size=options.batch_size, generated=options.batch_size // 2, warmup=20, ema=0.99, sample_every=0,
-            save_every=options.steps, threads=options.threads, lr=options.lr, w_identity=0.5, w_pose=2.0, w_label=10.0, augment=0.5,
+            save_every=options.steps, threads=options.threads, lr=options.lr, w_identity=0.5, w_pose=2.0, w_label=10.0,
+            augment=0.5,
         )  # fmt: skip
         began = time.monotonic()
         path = train(replace(settings, **changes))
