@@ -45,14 +45,15 @@ def sample_roles(groups: int, count: int, generator: Generator, same_clip: float
     actor = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
     poser = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
     return Roles(
-        source=_row(group, person, source),
-        target=_row(group, person, frame),
-        expression=_row(group, actor, frame),
-        pose=_row(group, poser, (frame + person - poser) % FRAMES),
+        source=row(group, person, source),
+        target=row(group, person, frame),
+        expression=row(group, actor, frame),
+        pose=row(group, poser, (frame + person - poser) % FRAMES),
     )
 
 
-def _row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:
+def row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:
+    """(N,) each -> the row of a store, person by person and frame by frame."""
     return (group * PEOPLE + person) * FRAMES + frame
 
 

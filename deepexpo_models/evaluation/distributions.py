@@ -16,8 +16,8 @@ from torch import Tensor
 from ..data.heads.shards import HeadStore
 from ..dsid.rotation import matrix_to_euler
 from ..head import ARKIT52
+from .factors import FACTORS, factors_of
 from .plots import histograms_picture
-from .real_faces import FACTORS, factors_of
 from .real_frames import RealFrames, load_frames
 from .tables import write_table
 

@@ -32,8 +32,9 @@ from ..head import ARKIT52, HeadBasis, load_basis
 from ..head.control import draw_control
 from ..head.retarget import express, face_height, retarget, to_canonical
 from ..image import model_to_comfy
+from .factors import FACTORS, factors_of
 from .known_heads import known_heads
-from .real_faces import FACTORS, best_turn, correlation, factors_of
+from .real_faces import best_turn, correlation
 from .real_frames import frames_of
 from .tables import write_table
 

@@ -9,10 +9,10 @@ from ..data.heads.shards import Heads
 from ..dsid import DSID, rotation_to_matrix
 from ..dsid.rotation import geodesic_angle
 from ..image import resize
-from .real_faces import FACTORS, correlation, factors_of
+from .factors import FACTORS, MAIN, factors_of
+from .real_faces import correlation
 
 CHUNK = 64
-MAIN = ("jaw", "smile", "blink", "brows up")  # of FACTORS: what a picture must show before all
 
 
 @dataclass(frozen=True)

@@ -26,39 +26,20 @@ from ..dsid.codes import Semantics
 from ..dsid.edit import ARKIT
 from ..dsid.mesh import Framing, face_points
 from ..dsid.rotation import geodesic_angle, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
-from ..head import ARKIT52, load_basis
+from ..head import load_basis
 from ..head.openings import LIDS, LIPS, measure
 from ..head.retarget import face_height, to_canonical
 from ..image import bytes_to_model, model_to_bytes
+from .factors import FACTORS, factors_of
 from .probes import ridge_fit
 from .real_frames import Landmarker, RealFrames, collect, load_frames, save_frames
 from .tables import write_table
 
-FACTORS = {  # what is compared: units and their signs
-    "jaw": {"jawOpen": 1},
-    "smile": {"mouthSmileLeft": 1, "mouthSmileRight": 1},
-    "blink": {"eyeBlinkLeft": 1, "eyeBlinkRight": 1},
-    "brows up": {"browInnerUp": 1, "browOuterUpLeft": 1, "browOuterUpRight": 1},
-    "brows down": {"browDownLeft": 1, "browDownRight": 1},
-    "pucker": {"mouthPucker": 1, "mouthFunnel": 1},
-    "squint": {"eyeSquintLeft": 1, "eyeSquintRight": 1},
-    "upper lip": {"mouthUpperUpLeft": 1, "mouthUpperUpRight": 1},
-    "lower lip": {"mouthLowerDownLeft": 1, "mouthLowerDownRight": 1},
-    "wink": {"eyeBlinkLeft": 1, "eyeBlinkRight": -1},
-    "gaze x": {"eyeLookOutLeft": 1, "eyeLookInRight": 1, "eyeLookInLeft": -1, "eyeLookOutRight": -1},
-    "gaze y": {"eyeLookUpLeft": 1, "eyeLookUpRight": 1, "eyeLookDownLeft": -1, "eyeLookDownRight": -1},
-}
 YAW_BINS = ((0, 10), (10, 20), (20, 30), (30, 90))  # degrees
 MOVING = 20, 0.5  # frames of a clip, and share of the whole spread, from which on a factor counts as moving in it
 RIDGE = 0.05  # share of the codes' variance
 CHUNK = 64
 MAP_SIDE = 512  # pixels
-
-
-def factors_of(units: Tensor) -> Tensor:
-    """units (N, 52) -> (N, len(FACTORS))."""
-    columns = [[sign * units[:, ARKIT52.index(name)] for name, sign in row.items()] for row in FACTORS.values()]
-    return torch.stack([torch.stack(parts).sum(0) for parts in columns], 1)
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
 from ..dsid import DSID, load_dsid
 from ..dsid.rotation import geodesic_angle, matrix_to_euler, rotation_to_matrix
 from .dsid_report import picture_figures
+from .factors import FACTORS, factors_of
 from .metrics import psnr
-from .real_faces import FACTORS, correlation, factors_of, ridge
+from .real_faces import correlation, ridge
 from .tables import write_table
 
 YAW_BINS = ((0, 30), (30, 60), (60, 75), (75, 90))  # degrees; training ends at 75

@@ -1,4 +1,7 @@
-"""Measure DSID and MEAF on held-out drawn people: python -m deepexpo_models.evaluation.run --out runs/evaluation
+"""Measure DSID and MEAF on held-out drawn people, or on rendered heads of held-out people:
+
+    python -m deepexpo_models.evaluation.run --out runs/evaluation
+    python -m deepexpo_models.evaluation.run --out runs/evaluation --heads runs/heads/test --judge runs/judge/judge.safetensors
 
 Writes results.json, results.md and pictures. Without options it measures the starter in weights/.
 """
@@ -11,14 +14,18 @@ from typing import Any
 
 import torch
 
+from ..data.heads.shards import HeadStore
 from ..dsid import load_dsid
 from ..pipeline.generate import STARTER, Pipeline
 from ..weights import PACK_WEIGHTS
 from ..whole_files import write_text
 from .dsid_report import measure_dsid
-from .judges.drawn import load_judge
+from .judges.judge import load_judge
+from .judges.kinds import DRAWN, RENDERED
 from .meaf_report import SWEEP, measure_meaf
 from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
+from .rendered_heads import report
+from .requests import drawn_requests, head_requests
 from .tables import as_json, figure_table, markdown
 
 FILES = {**STARTER, "judge": PACK_WEIGHTS / "judge.safetensors"}
@@ -28,13 +35,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
     add_files(parser)
+    parser.add_argument("--heads", type=Path, help="folder of rendered heads of held-out people, in place of drawn ones")
     parser.add_argument("--only", choices=("dsid", "meaf"), help="measure one of them")
-    parser.add_argument("--people", type=int, default=200, help="DSID: people among whom each is found again")
+    parser.add_argument("--people", type=int, default=200, help="DSID: drawn people among whom each is found again")
     parser.add_argument("--count", type=int, default=50, help="MEAF: pictures per row of the table")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=0)
-    run(parser.parse_args(argv))
+    options = parser.parse_args(argv)
+    try:
+        run(options)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +69,19 @@ def run(options: argparse.Namespace) -> dict:
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - start:6.0f} s  {sentence}", file=sys.stderr, flush=True)
 
+    store = HeadStore(options.heads) if options.heads else None
+    results["pictures"] = RENDERED if store else DRAWN
+    judge = None if options.only == "dsid" else load_judge(options.judge, results["pictures"])
     if options.only != "meaf":
         say("measuring the DSID")
-        results["dsid"] = measure_dsid(load_dsid(options.dsid).float().eval(), options.people)
-        _draw_dsid(options.out, results["dsid"])
-    if options.only != "dsid":
-        judge = load_judge(options.judge)
+        dsid = load_dsid(options.dsid).float().eval()
+        results["dsid"] = report(dsid, store, options.dsid.stem) if store else measure_dsid(dsid, options.people)
+        if not store:
+            _draw_dsid(options.out, results["dsid"])
+    if judge:
         pipeline = open_pipeline(options, steps=options.steps, cfg=options.cfg)
-        results["meaf"] = measure_meaf(pipeline, judge, options.count, say=say)
+        requests = head_requests(store, options.count) if store else drawn_requests(options.count)
+        results["meaf"] = measure_meaf(pipeline, judge, requests, say)
         results["judge"] = judge.errors
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start
@@ -90,7 +107,7 @@ def _draw_meaf(out: Path, found: dict) -> None:
 
 
 def _text(results: dict) -> str:
-    parts = ["# Measured on drawn people, none of whom was seen in training\n"]
+    parts = [f"# Measured on {results['pictures']} of people, none of whom was seen in training\n"]
     if "dsid" in results:
         parts += ["## DSID\n", figure_table(results["dsid"])]
     if "meaf" in results:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
-from ..data.synthetic import COLUMN, EXPRESSION, Scene, concatenate, render, sample_scenes
-from .judges.drawn import judged, load_judge
-from .meaf_report import MAIN, Request, caption_of, draw
+from ..data.synthetic import Scene, concatenate, render, sample_scenes
+from .judges.judge import Judge, judged, load_judge
+from .judges.kinds import DRAWN
+from .meaf_report import draw
 from .metrics import turned
 from .plots import sheet_picture
+from .requests import DrawnPhotos, Request, caption_of
 from .run import add_files, open_pipeline
 
 
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_sheet(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    pipeline, judge = open_pipeline(options, steps=options.steps), load_judge(options.judge)
+    pipeline, judge = open_pipeline(options, steps=options.steps), load_judge(options.judge, DRAWN)
     people, references, request = grid_request(options.people, options.references, options.seed)
     pictures = draw(pipeline, request)
     notes = measured(request, pictures, judge)
@@ -55,20 +57,21 @@ def grid_request(people: int, references: int, seed: int) -> tuple[Scene, Scene,
     persons, examples = sample_scenes(people, generator, "test"), sample_scenes(references, generator, "test")
     context = sample_scenes(references, generator).context.repeat(people, 1)
     rows = torch.arange(people).repeat_interleave(references)
-    reference = concatenate([examples] * people)
-    return persons, examples, Request(persons[rows], reference, reference, [caption_of(row) for row in context], context, seed)
+    reference = DrawnPhotos(concatenate([examples] * people))
+    sentences = [caption_of(row) for row in context]
+    return persons, examples, Request(DrawnPhotos(persons[rows]), reference, reference, sentences, context, seed)
 
 
-def measured(request: Request, pictures: torch.Tensor, judge) -> list[str]:
+def measured(request: Request, pictures: torch.Tensor, judge: Judge) -> list[str]:
     """Per picture: cosine to the person, mean error of the main expression factors in shares of their ranges, pose error in
     degrees; or that there is no face.
     """
     seen = judged(judge, pictures)
-    person = judged(judge, render(request.person, judge.config.image_size).images).identity
-    factors = [COLUMN[name][1] for name in MAIN]
-    spans = torch.tensor([factor.high - factor.low for factor in EXPRESSION])
-    expression = ((seen.expression - request.expression.expression).abs() / spans)[:, factors].mean(1)
-    angle = turned(seen.pose[:, :3], request.pose.pose[:, :3])
+    person = judged(judge, request.person.images(judge.config.image_size)).identity
+    spans = torch.tensor([factor.high - factor.low for factor in judge.kind.expression])
+    apart = (seen.expression - request.expression.shown.expression).abs() / spans
+    expression = apart[:, judge.kind.main_columns].mean(1)
+    angle = turned(seen.pose[:, :3], request.pose.shown.pose[:, :3])
     cosine = (seen.identity * person).sum(1)
     return [
         "no face" if math.isnan(e) else f"identity {c:.2f}\nexpression {e:.2f}\npose {a:.0f} deg"

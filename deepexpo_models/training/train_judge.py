@@ -1,50 +1,49 @@
-"""Train the judge of drawn faces: python -m deepexpo_models.training.train_judge --out runs/judge --synthetic FACES
+"""Train the judge of drawn faces, or of rendered heads:
 
-It (`evaluation.judges.drawn`) learns from drawn faces whose factors are known, blurred, compressed and tinted as generators do,
+    python -m deepexpo_models.training.train_judge --out runs/judge --synthetic runs/faces
+    python -m deepexpo_models.training.train_judge --out runs/judge --heads runs/heads/train --test runs/heads/test
+
+It (`evaluation.judges.judge`) learns from pictures whose factors are known, blurred, compressed and tinted as generators do,
 so that it judges generated pictures fairly. The released file, judge.safetensors, holds its own errors too.
 """
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..data.synthetic import CONTEXT, EXPRESSION, GROUPS, POSE, Scene, concatenate, render
-from ..data.synthetic.shards import ShardStore
 from ..dsid.losses import info_nce
 from ..dsid.rotation import euler_to_matrix, geodesic_angle
-from ..evaluation.judges.drawn import (
+from ..evaluation.judges.judge import (
     CHUNK,
-    LOOKS,
     Judge,
     JudgeConfig,
     Judgement,
-    by_context,
+    by_factor,
     load_judge,
     save_judge,
     to_share,
-    true_looks,
 )
+from ..evaluation.judges.kinds import UNKNOWN, Shown
+from ..evaluation.metrics import correlation
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
 from .engine.settings import RunSettings, option, run_command
-from .judge.data import ExtremePairs, sample_pairs, sample_views
+from .judge.data import VIEWS, DrawnPeople, RenderedPeople
 from .judge.degradations import degrade, no_faces
 
 NO_MATRICES = ("stem", "head")  # first and last layers are left to Adam
 LOSS_WEIGHTS = {"expression": 16.0, "rotation": 4.0, "place": 2.0, "identity": 0.5, "looks": 2.0, "context": 0.3, "face": 0.3}
 GALLERY = 200  # people among whom a person is found again
-VIEWS = 3  # pictures of each of them
-EXTREME_SHARE = 4  # one training picture in so many has an extreme pose: the shards have none, the reports do
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings(RunSettings):
-    """Training of the judge of drawn faces; batch_size counts people, two pictures of each."""
+    """Training of a judge; batch_size counts people, two pictures of each."""
 
     steps: int = option(1500, "optimizer steps in all, those of resumed runs included")
     batch_size: int = option(24, "people per process and per backward pass, two pictures of each")
@@ -54,40 +53,39 @@ class JudgeSettings(RunSettings):
     grad_clip: float = option(5.0, "largest gradient norm; 0 does not clip")
     save_every: int = option(200, "steps between states that a run can be resumed from")
     sample_every: int = option(0, "steps between measurements on held-out people; 0 makes none")
-    synthetic: str = option(help="folder of drawn faces (deepexpo_models.data.draw)")
-    extremes: int = option(600, "people in extreme poses, drawn at the start: the folder has none")
-    init: str = option("", "a judge to start from")
+    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
+    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate) in place of drawn faces")
+    test: str = option("", "folder of rendered heads of held-out people, whom the judge's own errors are measured on")
+    extremes: int = option(600, "drawn people in extreme poses, drawn at the start: the folder has none")
+    init: str = option("", "a judge of the same pictures to start from")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if bool(self.synthetic) == bool(self.heads):
+            raise ValueError("a judge learns from drawn faces (--synthetic) or from rendered heads (--heads); give one of them")
+        if self.heads and not self.test:
+            raise ValueError("a judge of rendered heads knows its own errors; render held-out people, and give them as --test")
 
 
 class JudgeStep(nn.Module):
-    """forward(images, scene, generator) -> named loss terms; DistributedDataParallel wraps it whole."""
+    """forward(images, shown, generator) -> named loss terms; DistributedDataParallel wraps it whole."""
 
     def __init__(self, judge: Judge):
         super().__init__()
         self.judge = judge
 
-    def forward(self, images: Tensor, scene: Scene, generator: Generator) -> dict[str, Tensor]:
-        return losses(self.judge, degrade(images, generator), scene, generator)
+    def forward(self, images: Tensor, shown: Shown, generator: Generator) -> dict[str, Tensor]:
+        return losses(self.judge, degrade(images, generator), shown, generator)
 
 
-class DrawnPeople:
-    """Pairs of pictures of people, one in EXTREME_SHARE of them in extreme poses."""
-
-    def __init__(self, settings: JudgeSettings):
-        self.store = ShardStore(settings.synthetic)
-        self.turned = ExtremePairs(settings.extremes, self.store.size, torch.Generator().manual_seed(settings.seed))
-
-    def sample(self, people: int, generator: Generator, lead: Generator) -> tuple[Tensor, Scene]:
-        few = people // EXTREME_SHARE
-        pairs = [sample_pairs(self.store, people - few, generator), self.turned.sample(few, generator)]
-        return torch.cat([images for images, _ in pairs]), concatenate([scene for _, scene in pairs])
+People = DrawnPeople | RenderedPeople
 
 
 def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | None:
     """Run or resume; returns the released file, None when the run was stopped before its end. config: sizes of a new judge."""
     engine = Engine(settings)
-    data = DrawnPeople(settings)
-    judge = load_judge(Path(settings.init)).requires_grad_(True).train() if settings.init else Judge(config or JudgeConfig())
+    data = open_people(settings)
+    judge = start_judge(settings.init, replace(config or JudgeConfig(), pictures=data.pictures))
     optimizer = Muon(*split_parameters([judge], NO_MATRICES), settings.lr)
     schedule, ema = make_scheduler(optimizer, settings), EMA(judge, settings.ema)
     step_module, optimizer = engine.prepare(JudgeStep(judge), optimizer)
@@ -97,9 +95,9 @@ def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | 
     feed = engine.feed(data.sample)
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            (images, scene), generator = feed.take(step, part)
+            (images, shown), generator = feed.take(step, part)
             with engine.autocast():
-                terms = step_module(images.to(engine.device), scene, generator)
+                terms = step_module(images.to(engine.device), shown.to(engine.device), generator)
             weighted = {name: LOSS_WEIGHTS[name] * term for name, term in terms.items()}
             engine.backward(sum(weighted.values()), weighted)
         norm = engine.clip(judge.parameters())
@@ -110,89 +108,112 @@ def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | 
         engine.log(step, {**terms, "grad_norm": norm})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
             with ema.applied(judge):
-                engine.log(step, own_errors(judge.eval(), torch.Generator().manual_seed(settings.seed + 1)))
+                engine.log(step, own_errors(judge.eval(), *_held_out(data, judge, settings)))
             judge.train()
 
     if not engine.finished:
         return None
     with ema.applied(judge):
-        return _release(engine, settings, judge)
+        return _release(engine, settings, data, judge)
 
 
-def _release(engine: Engine, settings: JudgeSettings, judge: Judge) -> Path:
+def open_people(settings: JudgeSettings) -> People:
+    if settings.heads:
+        return RenderedPeople(settings.heads, settings.test)
+    return DrawnPeople(settings.synthetic, settings.extremes, settings.seed)
+
+
+def start_judge(init: str, config: JudgeConfig) -> Judge:
+    """The judge of a file, or a new one."""
+    return load_judge(Path(init), config.pictures).requires_grad_(True).train() if init else Judge(config)
+
+
+def _release(engine: Engine, settings: JudgeSettings, data: People, judge: Judge) -> Path:
     """The file, with the judge's own errors: what it holds, in half precision, is what is measured."""
     path = Path(settings.out) / "judge.safetensors"
     if engine.is_main:
-        released, kinds = copy.deepcopy(judge).half().float().eval(), {"pictures": False, "degraded pictures": True}
-        measured = torch.Generator().manual_seed(settings.seed + 1)
-        errors = {kind: own_errors(released, measured, spoilt=spoilt) for kind, spoilt in kinds.items()}
-        released.errors = {"steps": settings.steps, **errors}
+        released = copy.deepcopy(judge).half().float().eval()
+        images, shown, generator = _held_out(data, judge, settings)
+        released.errors = {
+            "steps": settings.steps,
+            "pictures": own_errors(released, images, shown, generator),
+            "degraded pictures": own_errors(released, degrade(images, generator), shown, generator),
+        }
         save_judge(path, released)
     return path
 
 
-def losses(judge: Judge, images: Tensor, scene: Scene, generator: Generator) -> dict[str, Tensor]:
+def _held_out(data: People, judge: Judge, settings: JudgeSettings) -> tuple[Tensor, Shown, Generator]:
+    generator = torch.Generator().manual_seed(settings.seed + 1)
+    return *data.held_out(GALLERY, judge.config.image_size, generator), generator
+
+
+def losses(judge: Judge, images: Tensor, shown: Shown, generator: Generator) -> dict[str, Tensor]:
     """Named terms, before LOSS_WEIGHTS. images (2 P, 3, S, S): two of each person, one after the other."""
-    found = judge.read_scene(images)
-    noise = torch.randn(scene.pose.shape, generator=generator) * torch.tensor([0, 0, 3.0, 0.02, 0.02, 0.03])
-    aligned_by = (scene.pose.to(images.device) + noise.to(images.device)).float()  # as inexact as the judge's own pose
-    scene = Scene(**{group: getattr(scene, group).to(images.device) for group in GROUPS})
-    rotation = euler_to_matrix(scene.pose[:, :3])
+    kind, found = judge.kind, judge.read_scene(images)
+    noise = torch.randn(shown.pose.shape, generator=generator) * torch.tensor([0, 0, 3.0, 0.02, 0.02, 0.03])
+    aligned_by = (shown.pose + noise.to(images.device)).float()  # as inexact as the judge's own pose
+    rotation = euler_to_matrix(shown.pose[:, :3])
     present = torch.zeros(2 * len(images), 1, device=images.device)
     strangers = no_faces(images, generator)
     present[: len(images)] = 1
     faces = torch.cat([found["face"], judge.read_scene(strangers)["face"]])
     expression = judge.read_expression(images, aligned_by)
     context = [
-        F.cross_entropy(part, scene.context[:, i].long()) for i, part in enumerate(by_context(found["context"]).values())
+        _class_error(logits, classes.long())
+        for logits, classes in zip(by_factor(found["context"], kind.context), shown.context.T, strict=True)
     ]
     return {
-        "expression": F.mse_loss(expression, to_share(scene.expression, EXPRESSION)),  # an L1 would find brows at rest always
+        "expression": F.mse_loss(expression, to_share(shown.expression, kind.expression)),  # L1 would find brows at rest always
         "rotation": (found["rotation"] - rotation).square().sum((1, 2)).mean(),
-        "place": F.smooth_l1_loss(found["place"], to_share(scene.pose[:, 3:], POSE[3:]), beta=0.2),
+        "place": F.smooth_l1_loss(found["place"], to_share(shown.pose[:, 3:], kind.pose[3:]), beta=0.2),
         "identity": info_nce(found["identity"][0::2], found["identity"][1::2]),
-        "looks": F.mse_loss(found["looks"], to_share(true_looks(scene), LOOKS)),
+        "looks": F.mse_loss(found["looks"], to_share(shown.looks, kind.looks)),
         "context": torch.stack(context).mean(),
         "face": F.binary_cross_entropy_with_logits(faces, present[: len(faces)]),
     }
 
 
-@torch.no_grad()
-def own_errors(judge: Judge, generator: Generator, people: int = GALLERY, spoilt: bool = False) -> dict[str, float]:
-    """The judge's errors on people it has never seen; spoilt: on degraded pictures.
+def _class_error(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy of the rows whose class is known; 0 where none is."""
+    error = F.cross_entropy(logits, classes, ignore_index=UNKNOWN, reduction="sum")
+    return error / (classes != UNKNOWN).sum().clamp(min=1)
 
-    Per factor `<name> mae` (its units) and `<name> r2`; `rotation degrees` (mean geodesic); `<context> accuracy`;
-    `identity top1` among `people`, `identity same` and `identity other` (mean cosines), and the shares of `faces missed` and
+
+@torch.no_grad()
+def own_errors(judge: Judge, images: Tensor, shown: Shown, generator: Generator) -> dict[str, float]:
+    """The judge's errors on pictures (people * VIEWS, 3, S, S) of people it has never seen, a person's together.
+
+    Per factor `<name> mae` (its units), `<name> r2` and `<name> r`; `rotation degrees` (mean geodesic); `<context> accuracy`;
+    `identity top1` among the people, `identity same` and `identity other` (mean cosines), and the shares of `faces missed` and
     of `no faces taken`.
     """
-    scene = sample_views(people, VIEWS, generator, "test")
-    images = render(scene, judge.config.image_size).images
-    images = degrade(images, generator) if spoilt else images
-    device = next(judge.parameters()).device
+    kind, device = judge.kind, next(judge.parameters()).device
     parts = [judge(part.to(device)) for part in images.split(CHUNK)]
     found = Judgement(**{f.name: torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(Judgement)})
     spoilers = [no_faces(part, generator) for part in images[: 2 * GALLERY].split(CHUNK)]
     strangers = torch.cat([judge(part.to(device)).face.cpu() for part in spoilers])
-    turned = geodesic_angle(euler_to_matrix(found.pose[:, :3]), euler_to_matrix(scene.pose[:, :3]))
+    turned = geodesic_angle(euler_to_matrix(found.pose[:, :3]), euler_to_matrix(shown.pose[:, :3]))
+    known = shown.context != UNKNOWN
     return {
-        **_regression_errors(found.expression, scene.expression, EXPRESSION),
-        **_regression_errors(found.pose, scene.pose, POSE),
+        **_regression_errors(found.expression, shown.expression, kind.expression),
+        **_regression_errors(found.pose, shown.pose, kind.pose),
         "rotation degrees": torch.rad2deg(turned).mean().item(),
-        **_regression_errors(found.looks, true_looks(scene), LOOKS),
+        **_regression_errors(found.looks, shown.looks, kind.looks),
         **{
-            f"{factor.name} accuracy": (found.context[:, i] == scene.context[:, i]).float().mean().item()
-            for i, factor in enumerate(CONTEXT)
+            f"{factor.name} accuracy": (found.context == shown.context)[known[:, i], i].float().mean().item()
+            for i, factor in enumerate(kind.context)
         },
-        **_recognition(found.identity.unflatten(0, (people, VIEWS))),
+        **_recognition(found.identity.unflatten(0, (-1, VIEWS))),
         "faces missed": (found.face < 0.5).float().mean().item(),
         "no faces taken": (strangers >= 0.5).float().mean().item(),
     }
 
 
 def _regression_errors(found: Tensor, true: Tensor, factors: tuple) -> dict[str, float]:
-    mae = (found - true).abs().mean(0)
     r2 = 1 - (found - true).square().mean(0) / true.var(0, unbiased=False)
-    return {f"{f.name} {what}": row[i].item() for i, f in enumerate(factors) for what, row in (("mae", mae), ("r2", r2))}
+    figures = {"mae": (found - true).abs().mean(0), "r2": r2, "r": correlation(found, true)}
+    return {f"{f.name} {what}": row[i].item() for i, f in enumerate(factors) for what, row in figures.items()}
 
 
 def _recognition(identity: Tensor) -> dict[str, float]:
@@ -207,7 +228,7 @@ def _recognition(identity: Tensor) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command(train, JudgeSettings, argv, "Train the judge of drawn faces.")
+    run_command(train, JudgeSettings, argv, "Train a judge: of drawn faces, or of rendered heads.")
 
 
 if __name__ == "__main__":

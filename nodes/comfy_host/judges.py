@@ -150,15 +150,14 @@ def _by_dsid(dsid: LoadedDSID, image: Tensor) -> Seen:
 
 
 def _drawn_judge(pictures: Mapping[str, Tensor]) -> Judge:
-    from ...deepexpo_models.data.synthetic import EXPRESSION
     from ...deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
-    from ...deepexpo_models.evaluation.judges.drawn import judged, load_judge, to_share
+    from ...deepexpo_models.evaluation.judges.judge import judged, load_judge, to_share
 
     judge = load_judge(PACK_WEIGHTS / DRAWN_FILE)
 
     def seen(role: str) -> Seen:
         found = judged(judge, comfy_to_model(pictures[role]).cpu())
         rotation = matrix_to_rotation(euler_to_matrix(found.pose[:, :3]))
-        return Seen(found.identity, (to_share(found.expression, EXPRESSION) + 1) / 2, rotation)
+        return Seen(found.identity, (to_share(found.expression, judge.kind.expression) + 1) / 2, rotation)
 
     return seen

@@ -9,23 +9,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from deepexpo_models.data.synthetic import CAPTION_WORDS, CONTEXT, EXPRESSION, POSE, render, sample_scenes
+from deepexpo_models.data.synthetic import CAPTION_WORDS, CONTEXT, EXPRESSION, POSE, sample_scenes
 from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
 from deepexpo_models.evaluation import dsid_report, meaf_report, probes, run, sheet
 from deepexpo_models.evaluation.dsid_report import VIEWS, encoded_pose_error, factor_groups, linear_pose_error, measure_dsid
-from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, Judgement, judged, load_judge, save_judge
-from deepexpo_models.evaluation.meaf_report import (
-    MAIN,
-    caption_of,
-    closeness,
-    draw,
-    figures,
-    make_request,
-    measure_meaf,
-    requested_codes,
-    true_scene,
-)
+from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, Judgement, judged, load_judge, save_judge
+from deepexpo_models.evaluation.judges.kinds import DRAWN, KINDS, shown_in_scene
+from deepexpo_models.evaluation.meaf_report import closeness, draw, figures, measure_meaf, requested_codes
+from deepexpo_models.evaluation.requests import DrawnPhotos, caption_of, drawn_requests, make_request
 from deepexpo_models.evaluation.tables import as_json, flattened
 from deepexpo_models.meaf import DEFAULT_SETTINGS, MEAF, default_config, save_meaf
 from deepexpo_models.pipeline import sampling
@@ -104,13 +96,13 @@ def test_run_writes_tables_and_pictures(files, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     run.main(["--out", str(tmp_path), *options(files), "--people", "8", "--count", "3", "--steps", "2"])
     found = strict((tmp_path / "results.json").read_text())
-    assert found.keys() == {"dsid", "meaf", "judge", "seconds"}
+    assert found.keys() == {"pictures", "dsid", "meaf", "judge", "seconds"} and found["pictures"] == DRAWN
     rows = found["meaf"]["rows"]
     assert list(rows) == ["one photo", "two photos", "own photo", "extreme poses", "base alone", "judge on true pictures"]
     assert all("TIME" in row for name, row in rows.items() if name != "judge on true pictures")
     for row in rows.values():
         assert row["pictures"] == 3 and "KID to true pictures" in row and 0 <= row["EXP"] <= 1 and 0 <= row["no face"] <= 1
-        assert list(row["expression correlation"]) == list(MAIN)
+        assert list(row["expression correlation"]) == [factor.name for factor in EXPRESSION]
         assert list(row["context"]) == [factor.name for factor in CONTEXT]
     settings = found["meaf"]["settings"]
     assert settings["steps"] == 2 and settings["cfg"] == 3.0 and {"sampler", "seed", "hardware"} < settings.keys()
@@ -137,14 +129,14 @@ def test_classes_of_expression():
     faces[0, names.index("smile")], faces[1, names.index("smile")] = 0.8, -0.8
     faces[2, [names.index("smile"), names.index("jaw_open")]] = torch.tensor([0.8, 0.9])
     faces[4] = torch.nan
-    classes = meaf_report.face_class(faces)
+    classes = meaf_report.face_class(faces, KINDS[DRAWN])
     assert classes[:4].tolist() == [0, 1, 0, 4] and classes[4].isnan()
 
 
 def test_where_no_face_is_seen_the_report_still_stands(files, pipeline, judge, tmp_path):
     with torch.no_grad():
         judge.readers["face"].head.bias.fill_(-1e3)
-    found = measure_meaf(pipeline, judge, count=2)
+    found = measure_meaf(pipeline, judge, drawn_requests(2))
     for row in found["rows"].values():
         assert row["no face"] == 1 and row["POSE"] == 180 and row["SIM"] == 1 and row["ID"] == 2
         assert row["identity top-1"] == 0 and row["context, mean"] == 0 and row["expression correlation, main"] == 0
@@ -194,7 +186,7 @@ def test_each_stream_reads_what_was_requested_of_it(pipeline):
     request = make_request(3, seed=4, separate=True)
     codes = requested_codes(pipeline, request)
     for changed, streams in (("person", {"identity"}), ("expression", {"expression"}), ("pose", {"pose"})):
-        other = replace(request, **{changed: sample_scenes(3, torch.Generator().manual_seed(9))})
+        other = replace(request, **{changed: DrawnPhotos(sample_scenes(3, torch.Generator().manual_seed(9)))})
         moved = {name for name, code in requested_codes(pipeline, other).items() if not torch.equal(code, codes[name])}
         assert moved == streams
 
@@ -210,23 +202,23 @@ def test_windows_are_those_of_the_sampling():
 def test_requests_are_held_out_and_described_by_their_captions():
     request = make_request(6, seed=1)
     again = make_request(6, seed=1)
-    assert request.captions == again.captions and torch.equal(request.person.identity, again.person.identity)
-    assert request.expression is request.pose and make_request(2, 1, separate=True).expression is not request.pose
+    assert request.captions == again.captions and torch.equal(request.person.scene.identity, again.person.scene.identity)
+    apart = make_request(2, 1, separate=True)
+    assert request.expression.scene is request.pose.scene and apart.expression.scene is not apart.pose.scene
     names = {factor.name: factor.choices[int(value)] for factor, value in zip(CONTEXT, request.context[0])}
     for word in (names["background"], f"{names['clothing']} clothes"):
         assert word in request.captions[0]
     assert ("hat" in caption_of(request.context[0])) == (names["hat"] == "yes")
-    scene = true_scene(request)
-    assert torch.equal(scene.pose[:, :3], request.pose.pose[:, :3]) and torch.equal(
-        scene.pose[:, 3:], request.person.pose[:, 3:]
-    )
-    assert torch.equal(scene.expression, request.expression.expression) and torch.equal(scene.context, request.context)
+    shown, person = request.true.shown, request.person.shown
+    assert torch.equal(shown.pose[:, :3], request.pose.shown.pose[:, :3])
+    assert torch.equal(shown.pose[:, 3:], person.pose[:, 3:]) and torch.equal(shown.looks, person.looks)
+    assert torch.equal(shown.expression, request.expression.shown.expression) and torch.equal(shown.context, request.context)
 
 
 class Oracle:
     """A judge that knows the answer: of a picture drawn from `truth`, in request."""
 
-    config = TINY_JUDGE
+    config, kind = TINY_JUDGE, KINDS[DRAWN]
 
     def __init__(self, truth):
         self.truth = truth
@@ -237,17 +229,16 @@ class Oracle:
 
 def seen_of(scene) -> Judgement:
     identity = torch.nn.functional.normalize(scene.identity - scene.identity.mean(0), dim=1)
-    looks = torch.zeros(len(scene), 35)
-    return Judgement(torch.ones(len(scene)), identity, looks, scene.expression, scene.pose, scene.context)
+    return Judgement(**vars(shown_in_scene(scene)), face=torch.ones(len(scene)), identity=identity)
 
 
 def test_a_picture_as_ordered_has_the_best_figures_and_the_person_s_own_the_worst():
     request = make_request(20, seed=6)
-    row = figures(request, seen_of(true_scene(request)), Oracle(request.person))
+    row = figures(request, seen_of(request.true.scene), Oracle(request.person.scene))
     best = {"no face": 0, "POSE": 0, "yaw": 0, "SIM": 0, "SEMCHG": 1, "ID": 0, "identity top-1": 1, "context, mean": 1}
     assert {name: row[name] for name in best} == pytest.approx(best, abs=1e-4)
     assert all(value == pytest.approx(1) for value in row["expression correlation"].values())
-    kept = figures(request, seen_of(request.person), Oracle(request.person))
+    kept = figures(request, seen_of(request.person.scene), Oracle(request.person.scene))
     assert kept["SEMCHG"] == 0 and kept["ID"] == pytest.approx(0, abs=1e-5) and kept["POSE"] > 10
     assert abs(kept["expression correlation, main"]) < 0.4
 
@@ -255,8 +246,8 @@ def test_a_picture_as_ordered_has_the_best_figures_and_the_person_s_own_the_wors
 def test_main_factors_are_read_from_their_own_columns():
     """Wrong in the smile alone: no other correlation falls."""
     request = make_request(20, seed=6)
-    scene = true_scene(request)
-    row = figures(request, seen_of(scene.with_factor("smile", -scene.expression[:, 0])), Oracle(request.person))
+    scene = request.true.scene
+    row = figures(request, seen_of(scene.with_factor("smile", -scene.expression[:, 0])), Oracle(request.person.scene))
     assert row["expression correlation"]["smile"] == pytest.approx(-1)
     assert all(value == pytest.approx(1) for name, value in row["expression correlation"].items() if name != "smile")
     assert row["expression correlation, main"] == pytest.approx((-1 + 5) / 6)
@@ -264,10 +255,10 @@ def test_main_factors_are_read_from_their_own_columns():
 
 def test_closeness():
     request = make_request(20, seed=6)
-    seen = seen_of(true_scene(request))
-    assert closeness(request, seen, seen.identity) == pytest.approx([1, 1, 1], abs=1e-4)
+    seen = seen_of(request.true.scene)
+    assert closeness(request, seen, seen.identity, KINDS[DRAWN]) == pytest.approx([1, 1, 1], abs=1e-4)
     nothing = replace(seen, **{f.name: torch.full_like(getattr(seen, f.name), math.nan) for f in fields(seen)})
-    assert closeness(request, nothing, seen.identity) == pytest.approx([-1, 0, -1])
+    assert closeness(request, nothing, seen.identity, KINDS[DRAWN]) == pytest.approx([-1, 0, -1])
 
 
 class TrueDSID:
@@ -289,7 +280,7 @@ def test_dsid_report_alone(files, tmp_path):
     pytest.importorskip("matplotlib")
     run.main(["--out", str(tmp_path), *options(files), "--only", "dsid", "--people", "7"])
     results = strict((tmp_path / "results.json").read_text())
-    assert results.keys() == {"dsid", "seconds"}
+    assert results.keys() == {"pictures", "dsid", "seconds"}
     found = results["dsid"]
     assert list(found["leak"]) == ["identity", "expression", "pose"]
     assert list(found["leak"]["pose"]) == list(factor_groups(sample_scenes(1, torch.Generator())))
@@ -309,15 +300,15 @@ def test_sheet_measures_every_cell(files, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and all("identity" in line and "pose" in line for line in lines[:4])
     persons, examples, request = sheet.grid_request(2, 3, seed=1)
-    assert torch.equal(request.person.identity[3:], persons.identity[1:].expand(3, -1))
-    assert torch.equal(request.expression.pose[:3], examples.pose) and request.captions[:3] == request.captions[3:]
+    assert torch.equal(request.person.scene.identity[3:], persons.identity[1:].expand(3, -1))
+    assert torch.equal(request.expression.scene.pose[:3], examples.pose) and request.captions[:3] == request.captions[3:]
 
 
 def test_sheet_says_where_there_is_no_face(judge):
     with torch.no_grad():
         judge.readers["face"].head.bias.fill_(-1e3)
     request = make_request(2, seed=1)
-    assert sheet.measured(request, render(request.person, 32).images, judge) == ["no face", "no face"]
+    assert sheet.measured(request, request.person.images(32), judge) == ["no face", "no face"]
 
 
 def test_captions_fit_the_text_encoder(files):

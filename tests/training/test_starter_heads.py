@@ -14,8 +14,8 @@ from deepexpo_models.data.heads.shards import CONTEXT, Heads, HeadStore
 from deepexpo_models.dsid import CONFIGS, DSID, save_dsid
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.evaluation import base_gate, round_trip
+from deepexpo_models.evaluation.factors import FACTORS
 from deepexpo_models.evaluation.reading import agreement, asked, read
-from deepexpo_models.evaluation.real_faces import FACTORS
 from deepexpo_models.pipeline.base import load_base
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, decode, encode, load_starter, save_starter

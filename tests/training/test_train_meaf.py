@@ -14,7 +14,7 @@ import public_adapters as published
 from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
 from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
 from deepexpo_models.dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, rotation_to_matrix
-from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, save_judge
+from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, save_judge
 from deepexpo_models.evaluation.real_frames import RealFrames, save_frames
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.importers import KINDS, PublicFile, convert, recognise

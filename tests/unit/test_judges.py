@@ -1,28 +1,22 @@
-"""The judge of drawn faces: what it learns from, its file, a few steps of its training."""
+"""The judges of drawn faces and of rendered heads: what they learn from, their file, a few steps of their training."""
 
 import json
-from functools import partial
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from deepexpo_models.data.synthetic import EXPRESSION, POSE, is_extreme, render, sample_scenes, shards
-from deepexpo_models.evaluation.judges.drawn import (
-    LOOKS,
-    Judge,
-    JudgeConfig,
-    from_share,
-    judged,
-    load_judge,
-    save_judge,
-    to_share,
-)
+from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, from_share, judged, load_judge, save_judge, to_share
+from deepexpo_models.evaluation.judges.kinds import DRAWN, KINDS, RENDERED, shown_in_scene
 from deepexpo_models.training import train_judge
-from deepexpo_models.training.judge.data import ExtremePairs, mirror, sample_pairs, sample_views
+from deepexpo_models.training.judge.data import DrawnPeople, ExtremePairs, mirror, sample_pairs, sample_views
 from deepexpo_models.training.judge.degradations import degrade, no_faces
 from deepexpo_models.training.train_judge import JudgeSettings, own_errors, train
+from deepexpo_models.weights import read_header, save_tensors
 
 TINY = JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)
+LOOKS = KINDS[DRAWN].looks
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -36,6 +30,11 @@ def tiny_judge(seed: int = 0) -> Judge:
 
 def scenes(count: int, seed: int = 0):
     return sample_scenes(count, rng(seed))
+
+
+def mirrored(images, scene, generator):
+    flipped, shown = mirror(images, shown_in_scene(scene), KINDS[DRAWN], generator)
+    return flipped, scene.with_groups(expression=shown.expression, pose=shown.pose)
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def test_mirrored_factors_draw_the_mirrored_picture():
     for name, value in {"hair_style": 0, "light_x": 0, "noise": 0, "freckles": 0, "pattern": 0}.items():
         scene = scene.with_factor(name, value)
     drawn = render(scene, 64)
-    images, told = mirror(drawn.images, scene, rng())
+    images, told = mirrored(drawn.images, scene, rng())
     flipped = ~(images == drawn.images).flatten(1).all(1)
     assert 0 < flipped.sum() < 8
     assert torch.equal(images[flipped], drawn.images.flip(-1)[flipped])
@@ -76,8 +75,8 @@ def test_mirrored_factors_draw_the_mirrored_picture():
 def test_mirroring_twice_changes_nothing():
     scene = scenes(6)
     images = torch.rand(6, 3, 8, 8)
-    once = mirror(images, scene, rng(3))
-    twice = mirror(*once, rng(3))
+    once = mirrored(images, scene, rng(3))
+    twice = mirrored(*once, rng(3))
     assert torch.equal(twice[0], images)
     assert torch.equal(twice[1].expression, scene.expression) and torch.equal(twice[1].pose, scene.pose)
 
@@ -145,12 +144,28 @@ def test_round_trip_with_errors(tmp_path):
     save_judge(tmp_path / "j.safetensors", judge)
     again, images = load_judge(tmp_path / "j.safetensors"), render(scenes(2), 64).images
     assert again.errors == judge.errors and again.config == TINY and not again.training
+    assert read_header(tmp_path / "j.safetensors").trained_on == (DRAWN,)
     assert torch.equal(again(images).pose, judge(images).pose)
 
 
-def test_other_files_are_refused_in_a_sentence(tmp_path):
-    from deepexpo_models.weights import save_tensors
+def test_a_file_that_names_no_kind_judges_drawn_faces(tmp_path):
+    """As those made before there was another; the pack's own is one."""
+    config = {name: value for name, value in asdict(TINY).items() if name != "pictures"}
+    save_tensors(tmp_path / "judge.safetensors", "judge", tiny_judge().state_dict(), name="judge", config=config)
+    assert load_judge(tmp_path / "judge.safetensors", DRAWN).config == TINY
 
+
+def test_a_judge_of_other_pictures_is_refused(tmp_path):
+    save_judge(tmp_path / "judge.safetensors", tiny_judge())
+    with pytest.raises(ValueError, match=r"judge\.safetensors judges drawings, and rendered heads are to be judged; give"):
+        load_judge(tmp_path / "judge.safetensors", RENDERED)
+    config = {**asdict(TINY), "pictures": "clay"}
+    save_tensors(tmp_path / "clay.safetensors", "judge", tiny_judge().state_dict(), name="judge", config=config)
+    with pytest.raises(ValueError, match=r"clay\.safetensors cannot be used: it judges 'clay', this version drawings and rend"):
+        load_judge(tmp_path / "clay.safetensors")
+
+
+def test_other_files_are_refused_in_a_sentence(tmp_path):
     save_tensors(tmp_path / "dsid.safetensors", "dsid", {"a": torch.zeros(1)}, name="x", config={})
     save_tensors(tmp_path / "old.safetensors", "judge", {"a": torch.zeros(1)}, name="x", config={"image_size": 4})
     save_judge(tmp_path / "cut.safetensors", tiny_judge())
@@ -164,17 +179,19 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
 
 def test_own_errors_of_an_untrained_judge():
     """Every factor has its figures, and they are bad."""
-    found = own_errors(tiny_judge(), rng(), people=12)
+    scene = sample_views(12, 3, rng(), "test")
+    seen = render(scene, 64).images, shown_in_scene(scene)
+    found = own_errors(tiny_judge(), *seen, rng())
     for factor in (*EXPRESSION, *POSE, *LOOKS):
         assert found[f"{factor.name} mae"] > 0 and found[f"{factor.name} r2"] < 0.5
     assert found["identity top1"] < 0.7 and found["rotation degrees"] > 5
     assert {"background accuracy", "hat accuracy", "faces missed", "no faces taken"} < found.keys()
-    assert found == own_errors(tiny_judge(), rng(), people=12), "the same seed gives the same people"
+    assert found == own_errors(tiny_judge(), *seen, rng())
 
 
 def test_training_writes_a_judge_that_knows_its_errors(faces, tmp_path, monkeypatch):
     """Halves make the judge that the whole makes, bit by bit; its errors are those of the file."""
-    monkeypatch.setattr(train_judge, "own_errors", partial(own_errors, people=6))
+    monkeypatch.setattr(train_judge, "GALLERY", 6)
     common = {"synthetic": str(faces), "batch_size": 4, "extremes": 4, "warmup": 1, "schedule": "constant", "save_every": 2}
     whole = train(JudgeSettings(out=str(tmp_path / "whole"), steps=4, **common), TINY)
     assert train(JudgeSettings(out=str(tmp_path / "halves"), steps=2, **common), TINY).is_file()
@@ -183,7 +200,8 @@ def test_training_writes_a_judge_that_knows_its_errors(faces, tmp_path, monkeypa
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
     assert one.errors == two.errors and set(one.errors) == {"steps", "pictures", "degraded pictures"}
     assert one.errors["steps"] == 4
-    assert one.errors["pictures"] == own_errors(one, rng(1), people=6)
+    generator = rng(1)
+    assert one.errors["pictures"] == own_errors(one, *DrawnPeople(str(faces), 4, 0).held_out(6, 64, generator), generator)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert train_judge.LOSS_WEIGHTS.keys() < lines[-1].keys()
     torch.manual_seed(0)
@@ -210,7 +228,7 @@ def test_a_few_steps_lower_the_losses(faces):
     assert torch.equal(scene.identity[0::2], scene.identity[1::2]), "two pictures of each person, together"
     means = []
     for _ in range(25):
-        terms = train_judge.losses(judge, images, scene, rng())
+        terms = train_judge.losses(judge, images, shown_in_scene(scene), rng())
         assert terms.keys() == train_judge.LOSS_WEIGHTS.keys()
         means.append({name: term.item() for name, term in terms.items()})
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ import torch
 
 from deepexpo_models.dsid.rotation import euler_to_matrix
 from deepexpo_models.evaluation import photos
-from deepexpo_models.evaluation.judges.drawn import Judge, JudgeConfig, save_judge
+from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, save_judge
 from deepexpo_models.evaluation.judges.photos import JUDGES, JudgeFiles, moving, open_judge, pose_of_matrix, rows, to_rgb_levels
 
 PACKAGES = {"insightface": "insightface", "antelopev2": "insightface", "mediapipe": "mediapipe", "hsemotion": "onnxruntime",

@@ -45,6 +45,12 @@ def captions(heads: Heads, generator: Generator) -> list[str]:
     return [_caption(*row) for row in zip(heads.context, heads.units, angles, draws)]
 
 
+def context_caption(context: Tensor) -> str:
+    """context (len(CONTEXT),) -> the sentence that tells all of it, hair and light too, and neither expression nor pose."""
+    draw = torch.tensor([0.0, *[0.0 if name in ("hair", "light") else 1.0 for name in SHARES]])
+    return _caption(context, torch.zeros(len(ARKIT52)), torch.zeros(3), draw)
+
+
 def _caption(context: Tensor, units: Tensor, angles: Tensor, draw: Tensor) -> str:
     value = lambda name: int(context[AT[name]])  # noqa: E731
     told = {name for (name, share), number in zip(SHARES.items(), draw[1:].tolist()) if number < share}

@@ -20,7 +20,7 @@ class Factor:
     choices: tuple[str, ...] = ()
 
 
-def _choice(name: str, *choices: str) -> Factor:
+def choice(name: str, *choices: str) -> Factor:
     return Factor(name, 0, len(choices) - 1, choices)
 
 
@@ -38,7 +38,7 @@ IDENTITY = (
     Factor("chin_length", 0.44, 0.54),
     Factor("skin_melanin", 0.0, 1.0),
     Factor("skin_redness", -1.0, 1.0),
-    _choice("hair_style", *HAIR_STYLES),
+    choice("hair_style", *HAIR_STYLES),
     Factor("hair_melanin", 0.0, 1.0),
     Factor("hair_redness", 0.0, 1.0),
     Factor("hair_volume", 0.0, 1.0),
@@ -101,12 +101,12 @@ NUISANCE = (
     Factor("noise_seed", 0.0, 65535.0),
 )
 CONTEXT = (
-    _choice("background", *COLOURS),
-    _choice("pattern", *PATTERNS),
-    _choice("clothing", *COLOURS),
-    _choice("glasses", "no", "yes"),
-    _choice("hat", "no", "yes"),
-    _choice("scarf", "no", "yes"),
+    choice("background", *COLOURS),
+    choice("pattern", *PATTERNS),
+    choice("clothing", *COLOURS),
+    choice("glasses", "no", "yes"),
+    choice("hat", "no", "yes"),
+    choice("scarf", "no", "yes"),
 )
 GROUPS = {"identity": IDENTITY, "expression": EXPRESSION, "pose": POSE, "nuisance": NUISANCE, "context": CONTEXT}
 WORN_SHARE = {"glasses": 0.3, "hat": 0.3, "scarf": 0.3}

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...data.synthetic import EXPRESSION
 from ...dsid.rotation import matrix_to_euler
 from ...faces.detectors import INSIGHTFACE_SIZES
 from ...faces.find import open_detector
 from ...image import IMAGENET_MEAN, IMAGENET_STD, comfy_to_bgr, model_to_comfy, normalised, resize
-from .drawn import judged, load_judge, to_share
+from .judge import judged, load_judge, to_share
+from .kinds import DRAWN, RENDERED
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 INCEPTION_FILE = "inception-2015-12-05.pt"  # the name that clean-fid looks for
@@ -55,6 +55,7 @@ class JudgeFiles:
     clip: Path | None = None
     inception: Path | None = None
     drawn: Path | None = None
+    rendered: Path | None = None
 
     def require(self, field: str, what: str) -> Path:
         """The path of a field. Raises ValueError, in one sentence, when it is not given or not there."""
@@ -220,17 +221,17 @@ class InceptionJudge:
         return {"inception": self._net(torch.from_numpy(pixels).movedim(-1, 1).float())}
 
 
-class DrawnJudge:
-    """Our own judge of drawn faces (see `judges`): for the starter's pictures alone, no use on photographs."""
+class OwnJudge:
+    """Our own judge of drawn faces or of rendered heads (see `judge`): for a starter's pictures, no use on photographs."""
 
-    name = "drawn"
-
-    def __init__(self, files: JudgeFiles):
-        self._judge = load_judge(files.require("drawn", "a judge made by deepexpo_models.evaluation.judges"))
+    def __init__(self, files: JudgeFiles, name: str, pictures: str):
+        self.name = name
+        path = files.require(name, "a judge made by deepexpo_models.training.train_judge")
+        self._judge = load_judge(path, pictures)
 
     def measure(self, images: Tensor) -> dict[str, Tensor]:
         seen = judged(self._judge, images)
-        shapes = (to_share(seen.expression, EXPRESSION) + 1) / 2
+        shapes = (to_share(seen.expression, self._judge.kind.expression) + 1) / 2
         return {"identity": seen.identity, "pose": seen.pose[:, :3], "blendshapes": shapes}
 
 
@@ -281,5 +282,6 @@ JUDGES: dict[str, Callable[[JudgeFiles], PhotoJudge]] = {
     "hsemotion": HSEmotionJudge,
     "clip": CLIPJudge,
     "inception": InceptionJudge,
-    "drawn": DrawnJudge,
+    "drawn": partial(OwnJudge, name="drawn", pictures=DRAWN),
+    "rendered": partial(OwnJudge, name="rendered", pictures=RENDERED),
 }

@@ -1,4 +1,4 @@
-"""A judge of drawn faces: it measures what a picture shows, and knows its own error.
+"""A judge of pictures of one kind (`kinds.KINDS`): it measures what a picture shows, and knows its own error.
 
 It is never a training loss and shares no weights with DSID. `training.train_judge` makes it.
 """
@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.synthetic import COLUMN, CONTEXT, EXPRESSION, IDENTITY, POSE, Scene
+from ...data.synthetic.factors import Factor
 from ...dsid.alignment import similarity_from_pose, warp
 from ...dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
 from ...image import resize
 from ...layers import SpatialPool, Trunk
 from ...weights import build_module, load_tensors, save_tensors
+from .kinds import DRAWN, KINDS, Shown
 
-LOOKS = tuple(factor for factor in IDENTITY if not factor.choices)  # identity factors that are numbers
 CHUNK = 32  # pictures judged at once
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Sizes in pixels and channels. Pictures of any size are resized to image_size."""
+    """Sizes in pixels and channels. Pictures of any size are resized to image_size. pictures: their kind, a key of KINDS."""
 
     image_size: int = 128
     scene_size: int = 64
@@ -34,30 +34,26 @@ class JudgeConfig:
     scene_channels: tuple[int, ...] = (40, 80, 128, 192)
     expression_channels: tuple[int, ...] = (40, 80, 128, 160)
     identity_width: int = 64
+    pictures: str = DRAWN
 
     @classmethod
     def from_dict(cls, config: dict) -> "JudgeConfig":
-        """Raises ValueError for other fields than these."""
+        """Raises ValueError for other fields than these; files that name no kind are of drawn faces."""
+        config = {"pictures": DRAWN, **config}
         if config.keys() != {field.name for field in fields(cls)}:
             raise ValueError("its config is not that of a judge of this version; train it again")
+        if config["pictures"] not in tuple(KINDS):
+            raise ValueError(f"it judges {config['pictures']!r}, this version {' and '.join(KINDS)}; train it again")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
         return cls(**values)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What B pictures show, in the units of data.synthetic.GROUPS.
-
-    face (B,) probability that there is one; identity (B, D) of unit norm; looks (B, len(LOOKS)), the factors of identity
-    that are numbers; expression (B, 11); pose (B, 6); context (B, 6) class indices, float.
-    """
+class Judgement(Shown):
+    """What B pictures show to a judge: face (B,), the probability that there is one; identity (B, D) of unit norm."""
 
     face: Tensor
     identity: Tensor
-    looks: Tensor
-    expression: Tensor
-    pose: Tensor
-    context: Tensor
 
 
 class Reader(nn.Module):
@@ -80,15 +76,16 @@ class Judge(nn.Module):
     def __init__(self, config: JudgeConfig, operations=nn):
         super().__init__()
         self.config = config
+        self.kind = kind = KINDS[config.pictures]
         self.errors: dict = {}
         channels, side = config.scene_channels[-1], config.scene_size // 2 ** len(config.scene_channels)
-        widths = {"pose": 9, "identity": config.identity_width, "face": 1, "context": sum(len(f.choices) for f in CONTEXT)}
+        widths = {"pose": 9, "identity": config.identity_width, "face": 1, "context": sum(len(f.choices) for f in kind.context)}
         self.scene = Trunk(config.scene_channels, 1, stem_stride=2, operations=operations)
         self.readers = nn.ModuleDict({name: Reader(channels, side, width, operations) for name, width in widths.items()})
-        self.looks = operations.Linear(config.identity_width, len(LOOKS))
+        self.looks = operations.Linear(config.identity_width, len(kind.looks))
         self.aligned = Trunk(config.expression_channels, 1, stem_stride=2, operations=operations)
         side = config.expression_size // 2 ** len(config.expression_channels)
-        self.expression = Reader(config.expression_channels[-1], side, len(EXPRESSION), operations)
+        self.expression = Reader(config.expression_channels[-1], side, len(kind.expression), operations)
 
     def read_scene(self, images: Tensor) -> dict[str, Tensor]:
         """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) and looks in shares of their ranges,
@@ -105,7 +102,7 @@ class Judge(nn.Module):
         return self.scene(F.interpolate(images, self.config.scene_size, mode="bilinear", antialias=True))
 
     def read_expression(self, images: Tensor, pose: Tensor) -> Tensor:
-        """images (B, 3, image_size, image_size), pose (B, 6) to align them by -> (B, 11) in shares of their ranges."""
+        """images (B, 3, image_size, image_size), pose (B, 6) to align them by -> (B, E) in shares of their ranges."""
         rotation = matrix_to_rotation(euler_to_matrix(pose[:, :3]))
         similarity = similarity_from_pose(rotation, pose[:, 3:5], pose[:, 5:])
         return self.expression(self.aligned(warp(images, similarity, self.config.expression_size)))
@@ -117,17 +114,17 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Judgement:
-        """images (B, 3, H, W) in [-1, 1], one head each as data.synthetic frames it."""
+        """images (B, 3, H, W) in [-1, 1], one head each, framed as in the pictures of its kind."""
         images = resize(images.float(), self.config.image_size)
         scene = self.read_scene(images)
-        pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], POSE[3:])], dim=1)
+        pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], self.kind.pose[3:])], dim=1)
         return Judgement(
             face=scene["face"][:, 0].sigmoid(),
             identity=scene["identity"],
-            looks=from_share(scene["looks"], LOOKS),
-            expression=from_share(self.read_expression(images, pose), EXPRESSION),
+            looks=from_share(scene["looks"], self.kind.looks),
+            expression=from_share(self.read_expression(images, pose), self.kind.expression),
             pose=pose,
-            context=torch.stack([part.argmax(1).float() for part in by_context(scene["context"]).values()], dim=1),
+            context=torch.stack([part.argmax(1).float() for part in by_factor(scene["context"], self.kind.context)], dim=1),
         )
 
 
@@ -142,42 +139,44 @@ def judged(judge: Judge, images: Tensor) -> Judgement:
     })  # fmt: skip
 
 
-def to_share(values: Tensor, factors: tuple) -> Tensor:
+def to_share(values: Tensor, factors: tuple[Factor, ...]) -> Tensor:
     """(B, F) in the factors' units -> their places in the ranges, low = -1 and high = 1."""
     low, high = values.new_tensor([f.low for f in factors]), values.new_tensor([f.high for f in factors])
     return (values - low) / (high - low) * 2 - 1
 
 
-def from_share(shares: Tensor, factors: tuple) -> Tensor:
+def from_share(shares: Tensor, factors: tuple[Factor, ...]) -> Tensor:
     """Undoes `to_share`; what lies outside a range is put on its border."""
     low, high = shares.new_tensor([f.low for f in factors]), shares.new_tensor([f.high for f in factors])
     return low + (shares.clamp(-1, 1) + 1) / 2 * (high - low)
 
 
-def by_context(logits: Tensor) -> dict[str, Tensor]:
-    """(B, all choices) -> factor name -> (B, its choices)."""
-    widths = [len(factor.choices) for factor in CONTEXT]
-    return {factor.name: part for factor, part in zip(CONTEXT, logits.split(widths, dim=1), strict=True)}
-
-
-def true_looks(scene: Scene) -> Tensor:
-    """(B, len(LOOKS))."""
-    return scene.identity[:, [COLUMN[factor.name][1] for factor in LOOKS]]
+def by_factor(logits: Tensor, factors: tuple[Factor, ...]) -> tuple[Tensor, ...]:
+    """(B, all choices) -> of each factor (B, its choices)."""
+    return logits.split([len(factor.choices) for factor in factors], dim=1)
 
 
 def save_judge(path: Path, judge: Judge) -> None:
     """Write weights (float16), config and the judge's own errors to one safetensors file, whole or not at all."""
     tensors = {name: tensor.half() for name, tensor in judge.state_dict().items()}
-    save_tensors(path, "judge", tensors, name="judge", config=asdict(judge.config), errors=json.dumps(judge.errors))
+    extra = {"errors": json.dumps(judge.errors), "trained_on": judge.config.pictures}
+    save_tensors(path, "judge", tensors, name="judge", config=asdict(judge.config), **extra)
 
 
-def load_judge(path: Path) -> Judge:
-    """Read a judge, float32, in eval mode. Raises ValueError, in one sentence, for any other or damaged file."""
+def load_judge(path: Path, of: str = "") -> Judge:
+    """Read a judge, float32, in eval mode; of: the kind of pictures that it must judge, where given. Raises ValueError, in one
+    sentence, for any other or damaged file.
+    """
     header, tensors = load_tensors(path, "judge")
     try:
         config, errors = JudgeConfig.from_dict(header.config), json.loads(header.metadata.get("errors", "{}"))
     except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
+    if of and config.pictures != of:
+        raise ValueError(
+            f"{header.path.name} judges {config.pictures}, and {of} are to be judged; give a judge of theirs, or train one: "
+            f"python -m deepexpo_models.training.train_judge"
+        )
     judge = build_module(lambda layers: Judge(config, layers), nn, header, tensors).float()
     judge.errors = errors
     return judge
