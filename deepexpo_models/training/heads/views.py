@@ -13,7 +13,7 @@ from ...dsid.alignment import transform_points
 TURN, GROWTH, SHIFT = 8.0, 0.10, 0.06  # standard deviations: degrees, logarithm, half crop widths
 MIRRORED_UNITS = torch.tensor(mirrored())
 MIRRORED_FIVE = torch.tensor([1, 0, 2, 4, 3])
-SOFT_SHARE, GREY_SHARE = 0.25, 0.06
+SOFT_SHARE, GREY_SHARE = 0.25, 0.2
 
 
 @dataclass(frozen=True)
