@@ -185,8 +185,8 @@ def own_errors(judge: Judge, images: Tensor, shown: Shown, generator: Generator)
     """The judge's errors on pictures (people * VIEWS, 3, S, S) of people it has never seen, a person's together.
 
     Per factor `<name> mae` (its units), `<name> r2` and `<name> r`; `rotation degrees` (mean geodesic); `<context> accuracy`;
-    `identity top1` among the people, `identity same` and `identity other` (mean cosines), and the shares of `faces missed` and
-    of `no faces taken`.
+    `identity top1` among so many `people`, `identity same` and `identity other` (mean cosines), and the shares of
+    `faces missed` and of `no faces taken`.
     """
     kind, device = judge.kind, next(judge.parameters()).device
     parts = [judge(part.to(device)) for part in images.split(CHUNK)]
@@ -221,6 +221,7 @@ def _recognition(identity: Tensor) -> dict[str, float]:
     cosines = identity[:, 1] @ identity[:, 0].T
     same = torch.eye(len(cosines), dtype=torch.bool)
     return {
+        "people": len(cosines),
         "identity top1": (cosines.argmax(1) == torch.arange(len(cosines))).float().mean().item(),
         "identity same": cosines[same].mean().item(),
         "identity other": cosines[~same].mean().item(),

@@ -179,6 +179,7 @@ def test_a_run_lowers_the_errors_that_the_file_holds(folders, people, tmp_path, 
         found = judge.errors[kind]
         assert found["rotation degrees"] < 0.8 * first[kind]["rotation degrees"]
         assert found["jaw mae"] < 0.8 * first[kind]["jaw mae"] and found["jaw r"] > 0.5
+        assert found["people"] == 12
         names = {f"{factor.name} accuracy" for factor in KIND.context} | {f"{name} r2" for name in FACTORS}
         assert names < found.keys()
     generator = rng(1)
