@@ -42,14 +42,30 @@ def sample_roles(groups: int, count: int, generator: Generator, same_clip: float
     clip = torch.where(same, frame // half, 1 - frame // half)
     shift = 1 + _draw(half - 1, count, generator)
     source = clip * half + torch.where(same, (frame + shift) % half, _draw(half, count, generator))
-    actor = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
-    poser = (person + 1 + _draw(PEOPLE - 1, count, generator)) % PEOPLE
+    target = row(group, person, frame)
     return Roles(
         source=row(group, person, source),
-        target=row(group, person, frame),
-        expression=row(group, actor, frame),
-        pose=row(group, poser, (frame + person - poser) % FRAMES),
+        target=target,
+        expression=same_expression(target, generator),
+        pose=same_pose(target, generator),
     )
+
+
+def same_expression(rows: Tensor, generator: Generator) -> Tensor:
+    """rows (N,) -> rows of another person of the group, by lot, with the same expression."""
+    member = rows // FRAMES % PEOPLE
+    return rows + (_another(member, generator) - member) * FRAMES
+
+
+def same_pose(rows: Tensor, generator: Generator) -> Tensor:
+    """rows (N,) -> rows of another person of the group, by lot, with the same pose."""
+    member, frame = rows // FRAMES % PEOPLE, rows % FRAMES
+    other = _another(member, generator)
+    return rows + (other - member) * FRAMES + (frame + member - other) % FRAMES - frame
+
+
+def _another(member: Tensor, generator: Generator) -> Tensor:
+    return (member + 1 + _draw(PEOPLE - 1, len(member), generator)) % PEOPLE
 
 
 def row(group: Tensor, person: Tensor, frame: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deepexpo_models.data.heads import judged
-from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore, same_expression, same_pose
+from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore
+from deepexpo_models.data.studio import same_expression, same_pose
 from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut

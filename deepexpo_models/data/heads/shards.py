@@ -35,23 +35,6 @@ CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "bear
            "pattern", "light", "spoilt")  # fmt: skip
 
 
-def same_expression(rows: Tensor, generator: Generator) -> Tensor:
-    """rows (B,) -> rows of another person of the group, by lot, with the same expression."""
-    member = rows // FRAMES % PEOPLE
-    return rows + (_another(member, generator) - member) * FRAMES
-
-
-def same_pose(rows: Tensor, generator: Generator) -> Tensor:
-    """rows (B,) -> rows of another person of the group, by lot, with the same pose."""
-    member, frame = rows // FRAMES % PEOPLE, rows % FRAMES
-    other = _another(member, generator)
-    return rows + (other - member) * FRAMES + (frame + member - other) % FRAMES - frame
-
-
-def _another(member: Tensor, generator: Generator) -> Tensor:
-    return (member + 1 + torch.randint(PEOPLE - 1, member.shape, generator=generator)) % PEOPLE
-
-
 @dataclass(frozen=True)
 class Heads:
     """images (B, 3, S, S) in [-1, 1]; rotation (B, 3, 3) by the landmarker's zero; units (B, 52); gaze (B, 2), radians;

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ...data.heads.shards import Heads, HeadStore, same_expression
+from ...data.heads.shards import Heads, HeadStore
 from ...data.heads.units import mirrored
+from ...data.studio import same_expression
 from ...dsid.alignment import transform_points
 
 TURN, GROWTH, SHIFT = 8.0, 0.10, 0.06  # standard deviations: degrees, logarithm, half crop widths

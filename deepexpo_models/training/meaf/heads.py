@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 
 from ...data.heads.captions import captions
 from ...data.heads.regions import face_of, region_of
-from ...data.heads.shards import FRAMES, Heads, HeadStore, same_expression, same_pose
+from ...data.heads.shards import Heads, HeadStore
+from ...data.studio import FRAMES, same_expression, same_pose
 from ...dsid import DSID
 from ...dsid.codes import SEMANTIC_WIDTHS
 from ...dsid.rotation import matrix_to_rotation
