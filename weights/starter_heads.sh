@@ -3,8 +3,8 @@
 #   bash weights/starter_heads.sh [RUNS] [HEADS.NPZ]
 # RUNS/heads/train and RUNS/heads/test hold rendered heads, as photo.sh leaves them; HEADS.NPZ (docs/heads.md) renders them first.
 # Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used where there is one.
-# VAE_STEPS, BASE_STEPS, MEAF_STEPS, SIZE_OF_BATCH, SAMPLE_EVERY, COUNT (heads of the figures), DRAW_STEPS, SHARDS, WORKERS and
-# THREADS in the environment make it shorter or longer.
+# VAE_STEPS, BASE_STEPS, MEAF_STEPS, JUDGE_STEPS, SIZE_OF_BATCH, SAMPLE_EVERY, COUNT (heads of the figures), DRAW_STEPS, SHARDS,
+# WORKERS and THREADS in the environment make it shorter or longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-runs} model=${2:-}
@@ -37,4 +37,9 @@ measure base_gate --base "$base" --factors "$runs/heads-base/factors.safetensors
 
 train train_meaf --out "$runs/heads-meaf" --name starter --dsid "$reader" --base "$base" --steps "${MEAF_STEPS:-3000}" \
     --batch-size "$batch" --lr 3e-3 --snr-gamma 0 --expression-width 128 --pose-width 64
-echo "made $base and $runs/heads-meaf/meaf.safetensors; copy them to weights/starter-base.safetensors and starter-meaf.safetensors"
+meaf=$runs/heads-meaf/meaf.safetensors
+
+train train_judge --out "$runs/heads-judge" --test "$runs/heads/test" --steps "${JUDGE_STEPS:-1500}" --lr 5e-3
+$python -m deepexpo_models.evaluation.run --out "$runs/starter-figures/tables" --heads "$runs/heads/test" \
+    --judge "$runs/heads-judge/judge.safetensors" --base "$base" --meaf "$meaf" --dsid "$reader"
+echo "made $base and $meaf; copy them to weights/starter-base.safetensors and starter-meaf.safetensors"

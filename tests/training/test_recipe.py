@@ -3,14 +3,17 @@
 import importlib
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 import fake_heads
 from deepexpo_models.data.heads import shards
+from deepexpo_models.evaluation import run as evaluation
 from deepexpo_models.meaf import load_meaf
 from deepexpo_models.pipeline.base import load_base
+from deepexpo_models.training import train_judge
 from deepexpo_models.weights import PACK_WEIGHTS, read_header
 from toy_run import ROOT
 
@@ -21,11 +24,15 @@ PICTURES = shards.PEOPLE * shards.FRAMES  # of a shard
 
 @pytest.mark.skipif(os.name == "nt", reason="the recipe is a bash script")
 def test_the_recipe_on_rendered_heads(tmp_path, monkeypatch):
-    """Its commands are collected from the script, then run one after the other in this process: five would import for long."""
+    """Its commands are collected from the script, then run one after the other in this process: each alone would import for
+    long. Those of the judge, which have tests of their own, are but given their options."""
+    judged = []
+    monkeypatch.setattr(train_judge, "train", judged.append)
+    monkeypatch.setattr(evaluation, "run", judged.append)
     for module in (shards, fake_heads):
         monkeypatch.setattr(module, "SHARD", PICTURES)
     for split in ("train", "test"):
-        fake_heads.write_fake_heads(tmp_path / "heads" / split)
+        fake_heads.write_fake_heads(tmp_path / "heads" / split, split=split)
     collect, said = tmp_path / "collect", tmp_path / "said"
     collect.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" end >> '{said}'\n")
     collect.chmod(0o755)
@@ -36,6 +43,9 @@ def test_the_recipe_on_rendered_heads(tmp_path, monkeypatch):
         option, module, *given = command.splitlines()
         assert option == "-m"
         importlib.import_module(module).main(given)
+    judge, tables = judged
+    assert Path(judge.out) == tables.judge.parent and tables.base.is_file() and tables.meaf.is_file() and tables.dsid.is_file()
+    assert Path(judge.test) == tables.heads == tmp_path / "heads" / "test"
     base = load_base(str(tmp_path / "heads-base/starter-base.safetensors"), torch.device("cpu"))
     meaf = load_meaf(tmp_path / "heads-meaf/meaf.safetensors")
     assert base.unet.config.in_channels == 16 and meaf.config.unet == base.shape
