@@ -1,7 +1,8 @@
 """What the pack costs on a full-size SD1.5 U-Net: arithmetic, time, memory. `python tests/comfy/benchmark.py --write`
 
 Needs a ComfyUI (COMFYUI_PATH or ~/ComfyUI), no GPU and no weights: all models are at random weights, which cost the same.
-Prints the report; --write puts it in docs/benchmarks.md.
+Prints the report; --write puts it in docs/benchmarks.md. --peers FOLDER adds other packs' attention patches, run from the
+clones there beside ours; --only SECTION makes one section and leaves the others as they are.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 
+import beside_peers
 import growth
 import random_weights
 from demo import SHEET
@@ -35,22 +38,27 @@ from rig.cost import (
     LIGHT,
     OURS,
     PLAIN,
+    ROUNDS,
+    STEPS,
     TOKENS,
     Bench,
     default_config,
     in_windows,
     projected_bytes,
     step_flops,
-    time_of_streams,
+    steps_in_turn,
 )
 from rig.graphs import read_workflow, with_inputs
 from rig.models import latents
 from rig.pack import the_pack, weights_folder
+from rig.peers import require_folder
 from rig.server import running_server
+from rig.tables import spread, table
 from studio import Studio
 
 TIMED = (BASE, OURS.format("2 x 4"), LIGHT, PLAIN.format("light (4 + 8 + 4)"))
-ROUNDS, STEPS, REPEATS = 4, 3, 3
+REPEATS = 3
+PAGE = ROOT / "docs" / "benchmarks.md"
 WINDOW = 16  # frames
 MB = 2**20
 
@@ -65,14 +73,6 @@ began = time.perf_counter()
 if not asyncio.run(nodes.load_custom_node(sys.argv[1])): raise SystemExit("the pack does not load")
 print(json.dumps(time.perf_counter() - began))
 """
-
-
-def step_seconds(bench: Bench, model) -> list[tuple[float, float]]:
-    """Of each step after the first: seconds in all, and of these in the streams' own code."""
-    marks = []
-    with time_of_streams(bench) as spent:
-        bench.sample(model, STEPS, lambda: marks.append((time.perf_counter(), sum(spent))))
-    return [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]
 
 
 def encoder_milliseconds(config: str) -> list[list]:
@@ -132,23 +132,33 @@ def print_peak(variant: str) -> None:
     print(json.dumps(1024 * int(peak[1])))
 
 
-def report() -> str:
-    torch.set_grad_enabled(False)
-    bench = Bench()
-    variants = bench.variants()
-    parts = [head(), "## Arithmetic", flops_table(bench, variants), "## Time", time_table(bench, variants)]
-    kept = projected_bytes(bench, variants[LIGHT])
-    del bench, variants
-    gc.collect()
+@dataclass
+class Machine:
+    """What sections share: the full-size U-Net, made when it is first wanted, and the folder of other packs' clones."""
+
+    peers: Path | None = None
+
+    @cached_property
+    def bench(self) -> Bench:
+        return Bench()
+
+    @cached_property
+    def variants(self) -> dict:
+        return self.bench.variants()
+
+    def forget(self) -> None:
+        for name in ("bench", "variants"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+
+
+def dsid_text(machine: Machine) -> str:
     rows = [row for config in ("base", "starter") for row in encoder_milliseconds(config)]
-    return "\n\n".join([
-        *parts, "## Memory", memory_table(kept), "## DSID", "Milliseconds per picture through the nodes: median (smallest to "
-        "largest of 9 calls).", table(["", "one picture", "of eight at once"], rows), "## Growth", growth_text(),
-        "## torch.compile", compile_text(), "## Start", start_text(),
-    ]) + "\n"  # fmt: skip
+    text = "Milliseconds per picture through the nodes: median (smallest to largest of 9 calls)."
+    return f"{text}\n\n{table(['', 'one picture', 'of eight at once'], rows)}"
 
 
-def growth_text() -> str:
+def growth_text(machine: Machine) -> str:
     """Tables of tests/growth.py and of clips, and their graph in docs/pictures."""
     layers, clips = growth.grown(), clip_growth()
     draw_growth(layers, clips, ROOT / "docs" / "pictures" / "growth.png")
@@ -205,7 +215,7 @@ def _plot(panel, title: str, unit: str, values: dict) -> None:
     panel.set_ylabel(unit, fontsize=9)
 
 
-def compile_text() -> str:
+def compile_text(machine: Machine) -> str:
     rows = []
     for size in ("light", "control"):
         studio = Studio("sd15", size)
@@ -239,8 +249,8 @@ def head() -> str:
     )
 
 
-def flops_table(bench: Bench, variants: dict) -> str:
-    counts = {name: step_flops(bench, model) for name, model in variants.items()}
+def flops_table(machine: Machine) -> str:
+    counts = {name: step_flops(machine.bench, model) for name, model in machine.variants.items()}
     base = counts[BASE][-1]
     rows = [
         [name, f"{later / 1e9:.3f}", f"{later / base - 1:+.4%}", f"{first / base - 1:+.4%}"]
@@ -249,11 +259,8 @@ def flops_table(bench: Bench, variants: dict) -> str:
     return table(["", "GFLOP per step", "over unpatched", "first step"], rows)
 
 
-def time_table(bench: Bench, variants: dict) -> str:
-    found = {name: [] for name in TIMED}
-    for _ in range(ROUNDS):  # interleaved, so that what else the machine does falls on all alike
-        for name in TIMED:
-            found[name] += step_seconds(bench, variants[name])
+def time_table(machine: Machine) -> str:
+    found = steps_in_turn(machine.bench, {name: machine.variants[name] for name in TIMED})
     fastest = {name: min(seconds for seconds, _ in steps) for name, steps in found.items()}
     rows = []
     for name, steps in found.items():
@@ -268,7 +275,9 @@ def time_table(bench: Bench, variants: dict) -> str:
     return f"{text}\n\n{table(names, rows)}"
 
 
-def memory_table(kept: int) -> str:
+def memory_table(machine: Machine) -> str:
+    kept = projected_bytes(machine.bench, machine.variants[LIGHT])
+    machine.forget()  # the processes below hold a U-Net each
     library = the_pack().module("deepexpo_models.meaf")
     rows = []
     for family in library.FAMILIES:
@@ -287,7 +296,7 @@ def memory_table(kept: int) -> str:
     )
 
 
-def start_text() -> str:
+def start_text(machine: Machine) -> str:
     first, second = press_seconds()
     return (
         f"Import of the pack into a ComfyUI that has loaded its own nodes: {spread(import_seconds(), 2)} s. Template "
@@ -316,29 +325,60 @@ def demo_seconds() -> float:
         return time.perf_counter() - began
 
 
-def spread(values: list[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def peers_text(machine: Machine) -> str:
+    return beside_peers.text(machine.bench, machine.peers)
 
 
-def table(names: list[str], rows: list[list[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+SECTIONS: dict[str, tuple[str, Callable[[Machine], str]]] = {  # option -> heading, in the order of the page
+    "arithmetic": ("Arithmetic", flops_table),
+    "time": ("Time", time_table),
+    "peers": ("Beside peers", peers_text),
+    "memory": ("Memory", memory_table),
+    "dsid": ("DSID", dsid_text),
+    "growth": ("Growth", growth_text),
+    "compile": ("torch.compile", compile_text),
+    "start": ("Start", start_text),
+}
+
+
+def page(text: str) -> tuple[str, dict[str, str]]:
+    """Its head, and heading -> section."""
+    first, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
+    return first.strip(), {name: body.strip() for name, _, body in (part.partition("\n") for part in parts)}
+
+
+def joined(first: str, sections: dict[str, str]) -> str:
+    """In the order of SECTIONS."""
+    parts = [f"## {heading}\n\n{sections[heading]}" for heading, _ in SECTIONS.values() if heading in sections]
+    return "\n\n".join([first, *parts]) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md; sections that are not made stay")
+    parser.add_argument("--only", choices=SECTIONS, help="this section alone")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="with clones of other packs, to measure beside ours")
     parser.add_argument("--peak", metavar="VARIANT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.only == "peers" and not arguments.peers:
+        parser.error("--only peers needs --peers FOLDER, the folder with the clones of the other packs")
+    if arguments.peers:
+        try:
+            require_folder(arguments.peers)
+        except ValueError as error:
+            parser.error(str(error))
     if reason := host.start():
         sys.exit(reason)
     if arguments.peak:
         return print_peak(arguments.peak)
-    text = report()
-    print(text)
+    torch.set_grad_enabled(False)
+    machine = Machine(arguments.peers)
+    names = [arguments.only] if arguments.only else [name for name in SECTIONS if name != "peers" or arguments.peers]
+    made = {SECTIONS[name][0]: SECTIONS[name][1](machine) for name in names}
+    first, sections = page(PAGE.read_text(encoding="utf-8")) if PAGE.is_file() else ("", {})
+    print(joined("" if arguments.only else head(), made))
     if arguments.write:
-        (ROOT / "docs").mkdir(exist_ok=True)
-        (ROOT / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
+        PAGE.write_text(joined(first if arguments.only else head(), sections | made), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .families import FAMILIES
-from .models import conditioning, full_model, latents, repeat_draw, sample
+from .models import bare_model, conditioning, full_model, latents, repeat_draw, sample
 from .pack import the_pack
 
 LATENT = 32  # pixels / 8; with classifier-free guidance every U-Net call is of two of these
+ROUNDS, STEPS = 4, 3  # of what is timed
 TOKENS = {
     "2 x 4": {"identity": 4, "expression": 4},
     "2 x 16": {"identity": 16, "expression": 16},
@@ -46,14 +47,15 @@ def in_windows(studio, frames: int, size: int) -> tuple:
 
 
 class Bench:
-    """A full-size SD1.5 and its patched variants."""
+    """A full-size U-Net, SD1.5 unless told, and its patched variants. weights: False where the U-Net itself is never run, which
+    then takes no memory."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32):
-        self.pack = the_pack()
+    def __init__(self, dtype: torch.dtype = torch.float32, family: str = "sd15", weights: bool = True):
+        self.pack, self.family = the_pack(), family
         self.dsid = self.pack.module("deepexpo_models.dsid")
-        self.model = full_model("sd15", dtype)
-        widths = FAMILIES["sd15"].full
-        self.conditions = conditioning("sd15", 1, widths=widths), conditioning("sd15", 5, widths=widths)
+        widths = FAMILIES[family].full
+        self.model = full_model(family, dtype) if weights else bare_model(family, widths, dtype)
+        self.conditions = conditioning(family, 1, widths=widths), conditioning(family, 5, widths=widths)
 
     def variants(self) -> dict:
         """Name -> ModelPatcher. Each kind of tokens twice: through the node, and through the plain patch."""
@@ -69,7 +71,7 @@ class Bench:
         import comfy.ops
         from comfy.model_patcher import ModelPatcher
 
-        config = default_config("sd15")
+        config = default_config(self.family)
         streams = {name: replace(config.streams[name], tokens=count) for name, count in tokens.items()}
         library = self.pack.module("deepexpo_models.meaf")
         model = library.MEAF(replace(config, streams=streams), comfy.ops.manual_cast)
@@ -78,10 +80,13 @@ class Bench:
         patcher = ModelPatcher(model, self.model.load_device, self.model.offload_device)
         return self.pack.module("nodes.comfy_host.memory").LoadedMEAF(patcher)
 
-    def ours(self, meaf):
+    def ours(self, meaf, model=None, mask: torch.Tensor | None = None):
         whole = {f"{stream}_end_percent": 1.0 for stream in ("expression", "pose")}
         identity, semantics = self.codes(meaf)
-        return self.pack.run("DeepExPoApplyMEAF", model=self.model, meaf=meaf, identity=identity, semantics=semantics, **whole)
+        given = {"model": model or self.model, "meaf": meaf, "identity": identity, "mask": mask}
+        if meaf.config.streams.keys() - {"identity"}:
+            given["semantics"] = semantics
+        return self.pack.run("DeepExPoApplyMEAF", **given, **whole)
 
     def codes(self, meaf):
         config, encoder = self.dsid.CONFIGS["base"], self.dsid.EncoderId(**vars(meaf.config.encoder))
@@ -140,6 +145,23 @@ def step_flops(bench: Bench, model, steps: int = 2) -> list[int]:
     with FlopCounterMode(display=False) as counter:
         bench.sample(model, steps, lambda: totals.append(counter.get_total_flops()))
     return [after - before for before, after in pairwise(totals)]
+
+
+def step_seconds(bench: Bench, model) -> list[tuple[float, float]]:
+    """Of each step after the first: seconds in all, and of these in the streams' own code."""
+    marks = []
+    with time_of_streams(bench) as spent:
+        bench.sample(model, STEPS, lambda: marks.append((time.perf_counter(), sum(spent))))
+    return [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]
+
+
+def steps_in_turn(bench: Bench, variants: dict, rounds: int = ROUNDS) -> dict[str, list[tuple[float, float]]]:
+    """step_seconds of each, the variants in turn, so that what else the machine does falls on all alike."""
+    found = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, model in variants.items():
+            found[name] += step_seconds(bench, model)
+    return found
 
 
 @contextmanager

@@ -107,13 +107,18 @@ def _arguments(*arguments: str) -> Iterator[None]:
 
 def load_pack(folder: Path = PACK) -> LoadedPack:
     """Import a pack from its folder as ComfyUI does; where ComfyUI would log an error and go on, this raises."""
-    name = str(folder).replace(".", "_x_")  # the name that ComfyUI gives it
-    if name not in sys.modules:
-        _import_from_folder(folder, name)
-    module = sys.modules[name]
+    module = import_folder(folder)
     if getattr(module, "NODE_CLASS_MAPPINGS", None) is not None:
         raise ValueError(f"{folder} shows NODE_CLASS_MAPPINGS, so ComfyUI ignores its comfy_entrypoint")
     return LoadedPack(module, asyncio.run(_node_classes(module)))
+
+
+def import_folder(folder: Path) -> ModuleType:
+    """A pack's package as ComfyUI makes it; raises what the pack raises."""
+    name = str(folder).replace(".", "_x_")  # the name that ComfyUI gives it
+    if name not in sys.modules:
+        _import_from_folder(folder, name)
+    return sys.modules[name]
 
 
 def _import_from_folder(folder: Path, name: str) -> None:
