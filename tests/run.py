@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -54,24 +55,24 @@ def prepare(python: Path) -> int:
     if not imports(python, "torch"):
         install(python, TORCH)
     torch = f"torch=={version(python, 'torch')}"  # no other package may bring another
-    install(python, torch, "--editable", ".[test]")
-    requirements = comfyui_folder() / "requirements.txt"
-    if requirements.is_file():
-        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (tests/conftest.py)
-        if not version(python, "torchvision"):
-            install(python, "--no-deps", TORCHVISION)
-        install_listed(python, torch, requirements)
+    with comfyui_requirements() as more:
+        install(python, torch, "--editable", ".[test]", *more)
+    # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (tests/conftest.py)
+    if more and not version(python, "torchvision"):
+        install(python, "--no-deps", TORCHVISION)
     return 0
 
 
-def install_listed(python: Path, torch: str, requirements: Path) -> None:
-    """ComfyUI's packages without torch's own, which are there."""
-    lines = requirements.read_text(encoding="utf-8").splitlines()
-    listed = [line for line in lines if line.strip() not in ("torch", "torchvision", "torchaudio")]
+@contextmanager
+def comfyui_requirements() -> Iterator[tuple[str, ...]]:
+    """pip's words for ComfyUI's packages without torch's own, which are there; none without ComfyUI."""
+    requirements = comfyui_folder() / "requirements.txt"
+    lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.is_file() else []
     with tempfile.TemporaryDirectory() as folder:
         rest = Path(folder, "requirements.txt")
+        listed = (line for line in lines if line.strip() not in ("torch", "torchvision", "torchaudio"))
         rest.write_text("\n".join(listed), encoding="utf-8")
-        install(python, torch, "-r", str(rest))
+        yield ("-r", str(rest)) if lines else ()
 
 
 def version(python: Path, package: str) -> str:

@@ -7,6 +7,7 @@ so for every frame there are, of other people, one picture with its expression a
 triples). The first half of a person's frames is one clip, one place and light; the rest another.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,17 +27,24 @@ class Roles:
     expression: Tensor
     pose: Tensor
 
-    def chosen(self, rows: Tensor) -> "Roles":
-        return Roles(**{name: value[rows] for name, value in vars(self).items()})
 
-
-def sample_roles(groups: int, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
+def sample_roles(
+    groups: int,
+    count: int,
+    generator: Generator,
+    same_clip: float = 0.5,
+    wanted: Callable[[Tensor], Tensor] = lambda rows: torch.ones_like(rows, dtype=torch.bool),
+) -> Roles:
     """Roles for count targets of different groups (as far as there are that many), source from the target's own clip with
-    chance same_clip, else from the person's other clip.
+    chance same_clip, else from the person's other clip. wanted: rows (N,) -> (N,) bool, of which targets are taken unless
+    their group has none.
     """
     group = torch.randperm(groups, generator=generator)[:count]
     group = group.repeat(count // len(group) + 1)[:count]
-    person, frame = _draw(PEOPLE, count, generator), _draw(FRAMES, count, generator)
+    lots = torch.rand(count, PEOPLE * FRAMES, generator=generator)
+    rows = group[:, None] * PEOPLE * FRAMES + torch.arange(PEOPLE * FRAMES)
+    drawn = (lots + wanted(rows.flatten()).unflatten(0, rows.shape)).argmax(1)
+    person, frame = drawn // FRAMES, drawn % FRAMES
     half = FRAMES // 2
     same = torch.rand(count, generator=generator) < same_clip
     clip = torch.where(same, frame // half, 1 - frame // half)
