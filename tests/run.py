@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -55,24 +54,24 @@ def prepare(python: Path) -> int:
     if not imports(python, "torch"):
         install(python, TORCH)
     torch = f"torch=={version(python, 'torch')}"  # no other package may bring another
-    with comfyui_requirements() as more:
-        install(python, torch, "--editable", ".[test]", *more)
-    # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (tests/conftest.py)
-    if more and not version(python, "torchvision"):
-        install(python, "--no-deps", TORCHVISION)
+    install(python, torch, "--editable", ".[test]")
+    requirements = comfyui_folder() / "requirements.txt"
+    if requirements.is_file():
+        # torchvision's registry builds want CUDA and their own torch; alone it serves beside any torch (tests/conftest.py)
+        if not version(python, "torchvision"):
+            install(python, "--no-deps", TORCHVISION)
+        install_listed(python, torch, requirements)
     return 0
 
 
-@contextmanager
-def comfyui_requirements() -> Iterator[tuple[str, ...]]:
-    """pip's words for ComfyUI's packages without torch's own, which are there; none without ComfyUI."""
-    requirements = comfyui_folder() / "requirements.txt"
-    lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.is_file() else []
+def install_listed(python: Path, torch: str, requirements: Path) -> None:
+    """ComfyUI's packages without torch's own, which are there."""
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    listed = [line for line in lines if line.strip() not in ("torch", "torchvision", "torchaudio")]
     with tempfile.TemporaryDirectory() as folder:
         rest = Path(folder, "requirements.txt")
-        listed = (line for line in lines if line.strip() not in ("torch", "torchvision", "torchaudio"))
         rest.write_text("\n".join(listed), encoding="utf-8")
-        yield ("-r", str(rest)) if lines else ()
+        install(python, torch, "-r", str(rest))
 
 
 def version(python: Path, package: str) -> str:
