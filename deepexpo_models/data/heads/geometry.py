@@ -7,7 +7,7 @@ import numpy as np
 from ...dsid.alignment import TEMPLATE, TIGHT
 from .model import HeadModel
 from .people import Glasses, Person
-from .poses import FLIP, FRONTAL
+from .poses import FLIP, FRONTAL, sight
 from .scenery import Setting
 from .units import INDEX, with_lids
 
@@ -93,12 +93,11 @@ def stage(model: HeadModel, actor: Actor, units: np.ndarray, gaze: np.ndarray, r
     }
     nose = local["skin"][model.surface[0]]
     surfaces = [_surface(model, actor, name, at, local, units, turn, nose, setting) for name, at in skinned.items()]
-    sight = np.array([np.sin(gaze[0]) * np.cos(gaze[1]), np.sin(gaze[1]), np.cos(gaze[0]) * np.cos(gaze[1])])
     for i, eye in enumerate(eyes):
         at, centre_seen = place(eye + BALL * model.eye_radius * 0.985), place(eye[None])[0]
         surfaces.append(
             Surface(f"eye{i}", "eye", at, at, np.zeros((len(at), 2)), np.ones((len(at), 4)), BALL_TRIANGLES,
-                    {"centre": centre_seen, "gaze": FLIP @ sight})
+                    {"centre": centre_seen, "gaze": FLIP @ sight(gaze)})
         )  # fmt: skip
     if person.glasses:
         surfaces += _glasses(person.glasses, eyes, nose, place, turn)

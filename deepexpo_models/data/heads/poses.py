@@ -34,6 +34,11 @@ def sample_pose(rng: np.random.Generator, split: str = "train") -> np.ndarray:
     return angles
 
 
+def sight(gaze: np.ndarray) -> np.ndarray:
+    """gaze (2,), radians to the side and up -> (3,) of length 1, in MakeHuman's axes."""
+    return np.array([np.sin(gaze[0]) * np.cos(gaze[1]), np.sin(gaze[1]), np.cos(gaze[0]) * np.cos(gaze[1])])
+
+
 def camera_direction(rotation: np.ndarray) -> np.ndarray:
     """rotation (3, 3) -> (2,): yaw to the picture's right and pitch up, radians, at which a head turned so sees the camera."""
     x, y, z = rotation.T @ np.array([0.0, 0.0, -1.0])
