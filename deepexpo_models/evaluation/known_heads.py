@@ -13,7 +13,7 @@ from ..data.heads.model import HeadModel
 from ..data.heads.people import sample_person
 from ..data.heads.poses import FLIP, FRONTAL, camera_direction, euler_matrix, sample_pose, sight
 from ..data.heads.shards import FRAMES, PEOPLE
-from ..data.heads.units import sample_expression, sample_gaze, with_gaze, with_lids
+from ..data.heads.units import mesh_units, sample_expression, sample_gaze, with_gaze
 from ..head import ARKIT52, HeadBasis
 from ..head.build.register import Registration, register
 from ..head.build.sources import Mesh, read_base_mesh, read_canonical, read_face_units
@@ -46,7 +46,7 @@ def known_heads(
             for frame, expression in enumerate(expressions):
                 turn = turns[(frame + member) % FRAMES]
                 gaze = sample_gaze(rng, camera_direction(turn))
-                moved = with_lids(with_gaze(expression, gaze))
+                moved = mesh_units(with_gaze(expression, gaze))
                 face = registration.carry((rest + model.move("skin", moved))[skin])
                 shape = np.concatenate([face, _irises(eyes, gaze, model.eye_radius)]) * registration.scale
                 points.append(PIXELS * shape @ (turn @ FRONTAL.T @ FLIP).T)

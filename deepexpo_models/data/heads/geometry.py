@@ -9,7 +9,7 @@ from .model import HeadModel
 from .people import Glasses, Person
 from .poses import FLIP, FRONTAL, sight
 from .scenery import Setting
-from .units import INDEX, with_lids
+from .units import INDEX, mesh_units
 
 PIVOT, MIDDLE = (
     (1.35, 0.05),
@@ -115,7 +115,7 @@ def stage(model: HeadModel, actor: Actor, units: np.ndarray, gaze: np.ndarray, r
 def _moved(model: HeadModel, actor: Actor, units: np.ndarray) -> dict[str, np.ndarray]:
     still = {actor.person.hair, actor.person.hat}
     shown = [name for name in actor.rest if name != "tongue" or units[TONGUE_SEEN].max() > 0.15]
-    moving, moved = units.any(), with_lids(units)
+    moving, moved = units.any(), mesh_units(units)
     return {
         name: actor.rest[name] + model.move(name, moved) if moving and name not in still else actor.rest[name] for name in shown
     }

@@ -18,6 +18,13 @@ INDEX = {name: i for i, name in enumerate(ARKIT52)}
 LARGEST = 1.1
 FULL_LOOK = 0.5  # radians of gaze at which an eyeLook unit is 1
 GAZE_LIMITS = np.array([[-0.6, -0.5], [0.6, 0.35]])
+# MakeHuman's mesh at 1 moves by less than people do at ARKit's 1: the landmarker reads 0.3 in its raised upper lip, 0.15 in its
+# raised brows, and up to 0.9 in people's. What is left of the difference is the landmarker's, which reads renders weakly.
+REACH = {
+    "mouthUpperUp": 1.5, "mouthLowerDown": 1.5, "browInnerUp": 1.6, "browOuterUp": 1.6, "browDown": 1.3, "mouthFunnel": 1.3,
+    "mouthStretch": 1.3, "mouthSmile": 1.2, "eyeSquint": 1.2, "mouthPucker": 1.15,
+}  # fmt: skip
+REACHES = np.array([REACH.get(name.removesuffix("Left").removesuffix("Right"), 1.0) for name in ARKIT52])
 LIDS_FOLLOW = {"Down": ("eyeBlink", 0.25), "Up": ("eyeWide", 0.6)}  # MakeHuman's lids follow a look by too little
 CAMERA_SHARE, AHEAD_SHARE = 0.35, 0.2  # of gazes: at the camera, and straight ahead; the others wander
 
@@ -53,11 +60,14 @@ FREE = tuple(stem for stem in PAIRED + SINGLE if stem not in ("mouthClose", "ton
 EXTRAS = (  # chance, stems, least and largest amount: movements that faces make whatever their mood
     (0.30, ("jawOpen",), 0.05, 0.9),
     (0.12, ("eyeBlink",), 0.3, 1.0),
-    (0.14, ("browInnerUp", "browOuterUp"), 0.3, 1.0),
+    (0.18, ("browInnerUp", "browOuterUp"), 0.3, 1.1),
     (0.12, ("browDown",), 0.3, 1.0),
     (0.12, ("eyeSquint",), 0.3, 1.0),
     (0.06, ("eyeWide",), 0.3, 1.0),
     (0.08, ("mouthPucker",), 0.3, 1.0),
+    (0.15, ("mouthSmile",), 0.3, 1.1),
+    (0.06, ("mouthUpperUp",), 0.3, 1.1),
+    (0.06, ("mouthLowerDown",), 0.3, 1.1),
     (0.03, ("tongueOut", "jawOpen"), 0.3, 0.8),
 )
 WINK_SHARE = 0.08
@@ -144,9 +154,9 @@ def with_gaze(units: np.ndarray, gaze: np.ndarray) -> np.ndarray:
     return units
 
 
-def with_lids(units: np.ndarray) -> np.ndarray:
-    """What the mesh is moved by: units, and the lids that go with the look; no label of their own."""
-    moved = units.copy()
+def mesh_units(units: np.ndarray) -> np.ndarray:
+    """What the mesh is moved by: units (52,) as far as people reach, and lids that go with the look without a label of it."""
+    moved = units * REACHES
     for side in SIDES:
         for way, (lid, share) in LIDS_FOLLOW.items():
             closed = units[INDEX[f"eyeBlink{side}"]]
