@@ -41,8 +41,9 @@ AXES: dict[str, tuple[str, dict[int, Call]]] = {
 }
 
 
-def made(call: Call) -> tuple[Callable[[], object], int]:
-    """The layer's addition, and the bytes of reading its queries and text and writing the result: no patch needs fewer."""
+def made(call: Call, device: str = "cpu") -> tuple[Callable[[], object], int]:
+    """The layer's addition as it is chosen on the device, and the bytes of reading its queries and text and writing the result:
+    no patch needs fewer."""
     length, rows = (call.pixels // 8) ** 2, 2 * call.latents
     variants = 1 + (call.latents if call.own else 1)
     query, text = (torch.randn(rows, length, WIDTH) for _ in range(2))
@@ -50,13 +51,13 @@ def made(call: Call) -> tuple[Callable[[], object], int]:
     positive = [(1, number + 1) for number in range(call.latents)] if call.own else [(call.latents, 1)]
     groups = ((call.latents, 0), *positive)
     gate = torch.rand(rows, length, len(call.streams)) if call.masked else None
-    layer = lay_out(tokens, groups, HEADS, gate, choose(query.device, query.dtype, call.streams, len(groups)))
+    layer = lay_out(tokens, groups, HEADS, gate, choose(torch.device(device), query.dtype, call.streams, len(groups)))
     return lambda: layer.add(text, query), 3 * query.nbytes
 
 
 def counts(call: Call) -> tuple[int, float]:
-    """Kernels, and the bytes read and written over what no patch can do without."""
-    add, least = made(call)
+    """Kernels on a GPU, and the bytes read and written over what no patch can do without."""
+    add, least = made(call, "cuda")
     with Kernels() as seen:
         add()
     return seen.count, seen.bytes / least

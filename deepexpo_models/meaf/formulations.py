@@ -4,9 +4,9 @@ What does not depend on the queries is made by `lay_out`, before the U-Net is ca
 strength, null logits as the bias of a null key whose value is zero. A `LayerStreams` holds nothing else, so torch.compile sees
 one graph for any strength, code and mask. All formulations equal `fusion.fuse` to one rounding of the dtype.
 
-    heads   the heads are the batch of two products, (H, rows * L, d) being a view of the queries: nothing is copied
-    block   keys block-diagonal over heads, (C, tokens * H): H times the arithmetic of `heads`, in two plain products
-    sdpa    one fused attention per stream, the null logit as its mask: scores in float32, never written
+    columns  one column of scores per query, (H, tokens, rows * L), the queries a view: nothing is copied, and the softmax runs
+             over a dimension whose neighbours in memory are other softmaxes, as wide as the machine's vectors like
+    sdpa     one fused attention per stream, the null logit as its mask: scores in float32, never written
 
 Chosen by `choose`, from measurements on a CPU by hand; on a GPU by their kernels and bytes, which were counted.
 """
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from .fusion import FUSIONS, FusedStream, SiteTokens, fuse
 
-BLOCK_TOKENS = 8  # up to here `block` is the fastest for one stream in float32 on a CPU
-LOOPED_GROUPS = 4  # `heads` and `block` run once per group of equal rows; with more groups sdpa needs fewer kernels
+LOOPED_GROUPS = 4  # `columns` runs once per group of equal rows: with more of them a GPU waits for sdpa's fewer kernels less
 
 Group = tuple[int, int]  # rows that follow each other and share their tokens: (how many, which variant of the tokens)
 
@@ -64,12 +63,9 @@ class Formulation:
 
 def choose(device: torch.device, dtype: torch.dtype, counts: Sequence[int], groups: int) -> str:
     """Key of FORMULATIONS for streams of these token counts and this many groups of rows."""
-    halves = dtype in (torch.float16, torch.bfloat16)
-    if groups > LOOPED_GROUPS or (device.type == "cpu" and halves) or (dtype == torch.float16 and len(counts) < 3):
-        return "sdpa"
-    if device.type == "cpu" and len(counts) == 1 and counts[0] <= BLOCK_TOKENS:
-        return "block"
-    return "heads"
+    if device.type == "cpu":
+        return "sdpa" if dtype == torch.float16 else "columns"
+    return "sdpa" if groups > LOOPED_GROUPS or (dtype == torch.float16 and len(counts) < 3) else "columns"
 
 
 def lay_out(
@@ -85,30 +81,30 @@ def lay_out(
 
 
 def _columns(tokens: Sequence[SiteTokens], variant: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """keys (H, d, S, M), values (H, S, M, d), bias (S, M): each stream's tokens, its null key, and columns that never act,
-    up to the M of the largest stream."""
+    """keys and values (H, S, M, d), bias (S, M): each stream's tokens, its null key, and columns that never act, up to the M of
+    the largest stream."""
     longest = 1 + max(part.key.shape[1] for part in tokens)
     first = tokens[0].key
     width = first.shape[-1] // heads
-    keys = first.new_zeros(heads, width, len(tokens), longest)
-    values = first.new_zeros(heads, len(tokens), longest, width)
+    keys, values = (first.new_zeros(heads, len(tokens), longest, width) for _ in range(2))
     bias = first.new_full((len(tokens), longest), float("-inf"))
     for number, part in enumerate(tokens):
         count = part.key.shape[1]
-        keys[:, :, number, :count] = (part.key[variant] * width**-0.5).unflatten(-1, (heads, width)).permute(1, 2, 0)
+        keys[:, number, :count] = (part.key[variant] * width**-0.5).unflatten(-1, (heads, width)).transpose(0, 1)
         values[:, number, :count] = part.value[variant].unflatten(-1, (heads, width)).transpose(0, 1)
         bias[number, :count] = 0
         bias[number, count] = part.null_logit
     return keys, values, bias
 
 
-def _lay_heads(tokens, groups, heads):
+def _lay_columns(tokens, groups, heads):
+    """Per group: keys (H, S * M, d), values (H, S * M, d), bias (1, S * M, 1)."""
     laid = {}
     for _, variant in groups:
         if variant not in laid:
             keys, values, bias = _columns(tokens, variant, heads)
             scale = HALF_SCALE if keys.dtype == torch.float16 else 1.0
-            laid[variant] = (keys.flatten(2) * scale).contiguous(), values.flatten(1, 2), bias.flatten()[None, None] * scale
+            laid[variant] = (keys.flatten(1, 2) * scale, values.flatten(1, 2), bias.reshape(1, -1, 1) * scale)
     return tuple(zip(*(laid[variant] for _, variant in groups)))
 
 
@@ -117,17 +113,16 @@ def _lay_heads(tokens, groups, heads):
 HALF_SCALE = 2.0**-8
 
 
-def _add_heads(layer: LayerStreams, text: Tensor, query: Tensor) -> Tensor:
+def _add_columns(layer: LayerStreams, text: Tensor, query: Tensor) -> Tensor:
     begin, heads, width = 0, layer.heads, query.shape[-1] // layer.heads
     for rows, keys, values, bias in zip(layer.rows, layer.keys, layer.values, layer.bias):
         part = slice(begin, begin + rows)
         begin += rows
-        by_head = query[part].reshape(-1, heads, width).transpose(0, 1)  # (H, rows * L, d), a view
-        scores = torch.baddbmm(bias, by_head, keys).unflatten(-1, (layer.streams, -1))
-        weights = _softmax(scores, -1)
+        by_head = query[part].reshape(-1, heads, width).permute(1, 2, 0)  # (H, d, rows * L), a view
+        weights = _softmax(torch.baddbmm(bias, keys, by_head).unflatten(1, (layer.streams, -1)))
         if layer.gate is not None:
-            weights = weights * layer.gate[part].reshape(1, -1, layer.streams, 1)
-        _add_product(text[part], weights.flatten(2).to(values), values)
+            weights = weights * layer.gate[part].reshape(-1, layer.streams).T[:, None]
+        _add_product(text[part], weights.flatten(1, 2).mT.to(values), values)
     return text
 
 
@@ -140,41 +135,11 @@ def _add_product(text: Tensor, weights: Tensor, values: Tensor) -> None:
         text.view(-1, len(values), values.shape[-1]).transpose(0, 1).baddbmm_(weights, values)
 
 
-def _softmax(scores: Tensor, dim: int) -> Tensor:
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the tokens of each stream: scores (H, S, M, rows * L)."""
     if scores.dtype != torch.float16:
-        return scores.softmax(dim)
-    return (scores * scores.new_full((1,), 1 / HALF_SCALE, dtype=torch.float32)).softmax(dim)
-
-
-def _lay_block(tokens, groups, heads):
-    """Columns in the order (M, H, S): the softmax runs over the first, its neighbours in memory being other softmaxes."""
-    laid = {}
-    for _, variant in groups:
-        if variant not in laid:
-            keys, values, bias = _columns(tokens, variant, heads)
-            width, streams, longest = keys.shape[1:]
-            wide = keys.new_zeros(heads, width, longest, heads, streams)
-            deep = values.new_zeros(longest, heads, streams, heads, width)
-            for head in range(heads):
-                wide[head, :, :, head] = keys[head].transpose(1, 2)
-                deep[:, head, :, head] = values[head].transpose(0, 1)
-            bias = bias.mT[:, None].expand(-1, heads, -1).reshape(1, 1, -1)
-            laid[variant] = wide.flatten(2).flatten(0, 1)[None], deep.flatten(0, 2).flatten(1)[None], bias
-    return tuple(zip(*(laid[variant] for _, variant in groups)))
-
-
-def _add_block(layer: LayerStreams, text: Tensor, query: Tensor) -> Tensor:
-    begin, columns = 0, layer.heads * layer.streams
-    for rows, keys, values, bias in zip(layer.rows, layer.keys, layer.values, layer.bias):
-        part = slice(begin, begin + rows)
-        begin += rows
-        flat = query[part].reshape(1, -1, query.shape[-1])
-        weights = torch.baddbmm(bias, flat, keys).unflatten(-1, (-1, columns)).softmax(-2)
-        if layer.gate is not None:
-            gate = layer.gate[part].reshape(1, -1, 1, 1, layer.streams)
-            weights = (weights.unflatten(-1, (layer.heads, layer.streams)) * gate).flatten(-2)
-        _add_product(text[part], weights.flatten(2), values)
-    return text
+        return scores.softmax(2)
+    return (scores * scores.new_full((1,), 1 / HALF_SCALE, dtype=torch.float32)).softmax(2)
 
 
 def _lay_sdpa(tokens, groups, heads):
@@ -230,8 +195,7 @@ def _add_reference(fusion: str) -> Callable:
 
 
 FORMULATIONS = {
-    "heads": Formulation(_lay_heads, _add_heads),
-    "block": Formulation(_lay_block, _add_block),
+    "columns": Formulation(_lay_columns, _add_columns),
     "sdpa": Formulation(_lay_sdpa, _add_sdpa),
     **{fusion: Formulation(_lay_reference, _add_reference(fusion)) for fusion in FUSIONS},
 }

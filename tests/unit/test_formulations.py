@@ -8,7 +8,7 @@ from deepexpo_models.meaf.fusion import FusedStream, SiteTokens, fuse
 from kernels import Kernels
 
 HEADS, WIDTH = 4, 32
-FAST = ("heads", "block", "sdpa")
+FAST = ("columns", "sdpa")
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}  # of sums of up to four terms near 1
 STREAMS = [(4,), (16,), (1,), (4, 8, 4)]
 
@@ -42,8 +42,6 @@ def reference(text, query, tokens, groups, gate):
 @pytest.mark.parametrize("kind", FAST)
 @pytest.mark.parametrize("dtype", list(ROUNDING))
 def test_equal_to_the_formula(kind, counts, masked, groups, dtype):
-    if dtype == torch.float16 and kind == "block":
-        return  # never chosen: its scores would overflow
     query, text = draw((4, 9, WIDTH), 1, dtype), draw((4, 9, WIDTH), 2, dtype)
     gate = torch.rand(4, 9, len(counts), generator=torch.Generator().manual_seed(3)).to(dtype) if masked else None
     tokens = streams_of(counts, dtype=dtype)
