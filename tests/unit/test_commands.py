@@ -98,20 +98,34 @@ def test_no_package_may_bring_another_torch(calls, tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.setattr(run, "version", lambda python, package: {"torch": "2.9.0+cpu"}.get(package, ""))
     lists = []
-    install = run.install
+    add = run.add
 
     def keep(python, *packages):
         lists.append(packages)
         if "-r" in packages:
             lists.append(tuple(Path(packages[-1]).read_text().split()))
-        install(python, *packages)
+        add(python, *packages)
 
-    monkeypatch.setattr(run, "install", keep)
+    monkeypatch.setattr(run, "add", keep)
     assert run.prepare(Path("python")) == 0
     assert ("torch==2.9.0+cpu", "--editable", ".[test]") in lists
     assert ("--no-deps", run.TORCHVISION) in lists, "torchvision alone: its own torch is another"
     (listed,) = [packages for packages in lists if "-r" in packages]
     assert listed[0] == "torch==2.9.0+cpu" and lists[-1] == ("torchsde", "einops")
+
+
+@pytest.mark.parametrize("uv_fails", [0, 2])
+def test_pip_installs_what_uv_cannot(uv_fails, monkeypatch):
+    seen = []
+
+    def start(command, **_):
+        seen.append([str(word) for word in command])
+        return subprocess.CompletedProcess(command, uv_fails if "uv" in seen[-1] else 0)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    run.add(Path("python"), "torch==2.9.0", "--editable", ".[test]")
+    assert [words[2] for words in seen] == (["uv", "pip"] if uv_fails else ["uv"])
+    assert all(words[-3:] == ["torch==2.9.0", "--editable", ".[test]"] for words in seen)
 
 
 def test_each_comfyui_has_an_environment_of_its_own(calls, tmp_path, monkeypatch):
