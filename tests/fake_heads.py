@@ -9,7 +9,7 @@ from deepexpo_models.data.heads.build import HAIRS
 from deepexpo_models.data.heads.people import HAIR_COLOURS, IRISES
 from deepexpo_models.data.heads.poses import euler_matrix, sample_pose
 from deepexpo_models.data.heads.scenery import BACKGROUNDS, COLOURS, LIGHTS, PATTERNS
-from deepexpo_models.data.heads.shards import CONTEXT, FRAMES, PEOPLE, SHARD, SPLITS
+from deepexpo_models.data.heads.shards import CONTEXT, FRAMES, JUDGED, PEOPLE, SHARD, SPLITS
 from deepexpo_models.data.heads.units import sample_expression
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT
 from deepexpo_models.head import ARKIT52
@@ -51,6 +51,12 @@ def write_fake_heads(folder: Path, shards: int = 1, size: int = 128, split: str 
             np.save(path / f"{name}.npy", values)
         (path / "settings.json").write_text(json.dumps({"size": size, "index": index, "split": split}))
     return folder
+
+
+def write_judged(shard: Path, units: np.ndarray, rotation: np.ndarray | None = None) -> None:
+    """What a landmarker read in a shard's pictures: units (SHARD, 52), rotation (SHARD, 3, 3), else the true one."""
+    turned = np.load(shard / "rotation.npy") if rotation is None else rotation
+    np.savez(shard / JUDGED, units=units.astype(np.float32), rotation=turned.astype(np.float32))
 
 
 def _contexts(rng: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,6 @@ from ..whole_files import write_file
 CROP_SIDE = 256
 LARGEST_SIDE = 1280  # of a frame: the landmarker sees no more
 BOX_SHARE = 0.97  # side of a detector's box over the landmarks' extent: median of scikit-image's cascade on 40 frames
-FLIP = torch.tensor([1.0, -1.0, -1.0])  # MediaPipe's axes (y up, z to the viewer) to the camera frame of dsid.rotation
 SURE = 0.3  # of a face: less than MediaPipe asks by itself, each picture holds one
 JITTER_SHIFTS = ((0, 0), (3, 2), (-2, 3))  # pixels of the crop: the same face moved by next to nothing
 
@@ -64,9 +63,7 @@ class Landmarker:
 
     def __call__(self, picture: np.ndarray) -> Seen | None:
         for mesh in self._detect(torch.from_numpy(picture)):
-            matrix = mesh.matrix[:3, :3]
-            turn = FLIP[:, None] * matrix / matrix.det().abs() ** (1 / 3) * FLIP
-            return Seen(mesh.points[:, :2].double().numpy(), turn, units_of(mesh.scores))
+            return Seen(mesh.points[:, :2].double().numpy(), mesh.rotation, units_of(mesh.scores))
         return None
 
 

@@ -26,6 +26,7 @@ MANY_FACES = 16
 NO_LANDMARKS = (
     "this is no set of face landmarks; connect FACE_LANDMARKS from Detect Face Landmarks (MediaPipe) or Find Landmarks"
 )
+FLIP = (1.0, -1.0, -1.0)  # MediaPipe's axes (y up, z to the viewer) to the camera frame of dsid.rotation
 SMALLEST = 2.0  # pixels that a face is wide and high
 
 
@@ -37,6 +38,14 @@ class FaceMesh:
     scores: dict[str, float]  # ARKit's names; empty where the landmarker gives none
     confidence: float
     matrix: Tensor | None = None  # (4, 4) from MediaPipe's canonical face: x right, y up, z to the viewer, in cm
+
+    @property
+    def rotation(self) -> Tensor:
+        """(3, 3), by dsid.rotation; identity is MediaPipe's frontal face. Raises ValueError without its matrix."""
+        if self.matrix is None:
+            raise ValueError("this face has no matrix; open the landmarker with matrix=True")
+        turn, flip = self.matrix[:3, :3], self.matrix.new_tensor(FLIP)
+        return flip[:, None] * turn / turn.det().abs() ** (1 / 3) * flip
 
     @property
     def face(self) -> Face:

@@ -60,6 +60,9 @@ class HeadsSettings(RunSettings):
     w_place: float = option(2.0, "weight of place and size")
     w_units: float = option(4.0, "weight of ARKit's units")
     w_judged: float = option(2.0, "weight of what MediaPipe's landmarker reads in the heads, where data.heads.judged asked it")
+    judged_rotation: float = option(
+        15.0, "degrees off the renderer's rotation up to which the landmarker's is learned instead; 0: never"
+    )
     w_gaze: float = option(0.5, "weight of the gaze")
     w_surface: float = option(4.0, "weight of the surface's points in the crop")
     w_aligned: float = option(2.0, "weight of the surface's points in the aligned crop")
@@ -79,7 +82,7 @@ def train(settings: HeadsSettings) -> Path | None:
     store, test = HeadStore(settings.heads), HeadStore(settings.test) if settings.test else None
     model = start_model(settings.config, settings.init)
     made: dict[str, type[Semantics] | type[People]] = {"semantics": Semantics, "identity": People}
-    part = made[settings.part](model, store)
+    part = made[settings.part](model, store, settings)
     module: Any = part.module
     module = module.to(memory_format=torch.channels_last)  # a sixth faster on a CPU
     optimizer = make_optimizer("muon", parameter_groups([(module, 1.0)], settings.lr, NO_MATRICES))
@@ -115,11 +118,11 @@ def train(settings: HeadsSettings) -> Path | None:
 class Semantics:
     """The part that learns rotation, place, units and gaze."""
 
-    def __init__(self, model: DSID, store: HeadStore):
+    def __init__(self, model: DSID, store: HeadStore, settings: HeadsSettings):
         heads = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS)))
         self.model, self.store = model, store
-        spreads = ((x - x.nanmean(0)).square().nanmean(0).sqrt() for x in (heads.units, heads.judged))
-        self.module = HeadsStep(model.semantic_encoder, *spreads)
+        spread, judged = ((x - x.nanmean(0)).square().nanmean(0).sqrt() for x in (heads.units, heads.judged))
+        self.module = HeadsStep(model.semantic_encoder, spread, judged, settings.judged_rotation)
 
     def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
         views = sample_views(self.store, settings.batch_size, generator, settings.augment).to(engine.device)
@@ -138,7 +141,7 @@ class Semantics:
 class People:
     """The part that learns to tell people apart. A batch has batch_size pictures, two of each person."""
 
-    def __init__(self, model: DSID, store: HeadStore):
+    def __init__(self, model: DSID, store: HeadStore, settings: HeadsSettings):
         self.model, self.store, self.readout = model, store, model.readout
         self.module = IdentityStep(model.identity_encoder)
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD
+from deepexpo_models.data.heads.shards import FRAMES, PEOPLE, SHARD
 from deepexpo_models.dsid import CONFIGS, DSID, save_dsid
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import euler_to_matrix
 from deepexpo_models.evaluation import distributions, real_faces, real_frames, rendered_heads
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
-from fake_heads import write_fake_heads
+from fake_heads import write_fake_heads, write_judged
 
 COUNT, CLIPS = 60, 2
 
@@ -117,7 +117,7 @@ def test_distributions(frames, tmp_path):
     units = np.zeros((SHARD, len(ARKIT52)), np.float32)
     units[::2, ARKIT52.index("eyeBlinkLeft")] = 0.8
     units[:4] = np.nan  # no face found
-    np.save(heads / "shard-00000" / JUDGED, units)
+    write_judged(heads / "shard-00000", units)
     real_frames.save_frames(kept, frames)
     out = tmp_path / "out"
     files = ["--frames", str(kept), str(kept), "--names", "clips", "again", "--heads", str(heads), "--out", str(out)]

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from deepexpo_models.data.heads import judged
-from deepexpo_models.data.heads.shards import FRAMES, JUDGED, PEOPLE, SHARD, HeadStore
+from deepexpo_models.data.heads.poses import euler_matrix
+from deepexpo_models.data.heads.shards import FRAMES, PEOPLE, SHARD, HeadStore
 from deepexpo_models.data.studio import same_expression, same_pose
 from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
-from deepexpo_models.dsid.rotation import matrix_to_euler
+from deepexpo_models.dsid.rotation import geodesic_angle, matrix_to_euler
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import fit_readout, train_heads
@@ -22,7 +23,7 @@ from deepexpo_models.training.heads import identity
 from deepexpo_models.training.heads import step as heads_step
 from deepexpo_models.training.heads import views as heads_views
 from deepexpo_models.training.train_heads import HeadsSettings
-from fake_heads import write_fake_heads
+from fake_heads import write_fake_heads, write_judged
 
 COMMON = ("--batch-size", "4", "--threads", "1", "--log-every", "1", "--warmup", "1", "--sample-every", "0")
 
@@ -74,8 +75,8 @@ def test_labels_go_with_a_picture_that_is_turned_and_mirrored(store):
     left, right = (ARKIT52.index(f"mouthSmile{side}") for side in ("Left", "Right"))
     torch.testing.assert_close(mirrored.units[:, left], plain.units[:, right])
     again = heads_views._mirror(mirrored, ones.bool())
-    for name in ("images", "rotation", "units", "gaze", "five", "surface"):
-        torch.testing.assert_close(getattr(again, name), getattr(plain, name))
+    for name in ("images", "rotation", "judged_rotation", "units", "gaze", "five", "surface"):
+        torch.testing.assert_close(getattr(again, name), getattr(plain, name), equal_nan=True)
     assert not again.surface_known.any()
 
 
@@ -191,13 +192,13 @@ def test_shards_that_come_later_keep_the_rows_of_the_first(tmp_path):
     folder = write_fake_heads(tmp_path / "heads")
     late = folder / "shard-00005"
     (folder / "shard-00000").rename(late)
-    np.save(late / JUDGED, np.full((SHARD, len(ARKIT52)), 5, np.float32))
+    write_judged(late, np.full((SHARD, len(ARKIT52)), 5))
     store = HeadStore(folder)
     rows, before = torch.arange(SHARD), store.heads(torch.arange(SHARD))
     shutil.copytree(late, folder / "shard-00003")
     first = folder / "shard-00003"
     np.save(first / "images.npy", 255 - np.load(late / "images.npy"))
-    np.save(first / JUDGED, np.full((SHARD, len(ARKIT52)), 3, np.float32))
+    write_judged(first, np.full((SHARD, len(ARKIT52)), 3))
     assert store.refresh() == 2 * SHARD == store.refresh()
     after, new = store.heads(rows), store.heads(rows + SHARD)
     assert torch.equal(after.images, before.images) and (after.judged == 5).all()
@@ -206,10 +207,32 @@ def test_shards_that_come_later_keep_the_rows_of_the_first(tmp_path):
 
 
 def test_a_landmarkers_numbers_are_written_beside_a_shard():
-    mesh = FaceMesh(torch.zeros(478, 3), {"jawOpen": 0.5}, 1.0)
+    mesh = FaceMesh(torch.zeros(478, 3), {"jawOpen": 0.5}, 1.0, 2 * torch.eye(4))
     found = iter([[mesh], []])
-    rows = judged.judge(torch.zeros(2, 3, 128, 128), lambda image: next(found) if image.shape == (256, 256, 3) else None)
+    words = judged.judge(torch.zeros(2, 3, 128, 128), lambda image: next(found) if image.shape == (256, 256, 3) else None)
+    rows, turned = words["units"], words["rotation"]
     assert rows.shape == (2, 52) and rows[0, ARKIT52.index("jawOpen")] == 0.5 and np.isnan(rows[1]).all()
+    assert turned.shape == (2, 3, 3) and np.allclose(turned[0], np.eye(3)) and np.isnan(turned[1]).all()
+
+
+def test_a_rotation_is_the_landmarkers_where_it_has_found_the_face(tmp_path):
+    """Ten degrees off are its words, thirty are a miss, and one that was not asked has none; a moved picture moves both."""
+    folder = write_fake_heads(tmp_path)
+    true = np.load(folder / "shard-00000" / "rotation.npy")
+    turned = true.copy()
+    for row, angle in ((0, 10.0), (1, 30.0)):
+        turned[row] = euler_matrix(0, angle, 0) @ true[row]
+    turned[2] = np.nan
+    write_judged(folder / "shard-00000", np.zeros((SHARD, 52)), turned)
+    views = heads_views.plain_views(HeadStore(folder).heads(torch.arange(3)))
+    told = heads_step.told_rotation(views, 15.0)
+    torch.testing.assert_close(told[0], torch.from_numpy(turned[0]).float())
+    torch.testing.assert_close(told[1:], views.rotation[1:])
+    assert torch.equal(heads_step.told_rotation(views, 0.0), views.rotation)
+    moved = heads_views._move(views, torch.full((3,), 0.4), torch.ones(3), torch.zeros(3, 2))
+    apart = [geodesic_angle(heads_step.told_rotation(v, 15.0), v.rotation) for v in (views, moved)]
+    torch.testing.assert_close(apart[1], apart[0], atol=1e-3, rtol=0)
+    assert torch.rad2deg(apart[1]).tolist() == pytest.approx([10, 0, 0], abs=0.1)
 
 
 def test_read_outs_are_fitted_to_the_landmarkers_numbers():
@@ -234,7 +257,7 @@ def test_a_file_with_fitted_read_outs_keeps_its_encoder(folder, tmp_path):
     first = run(tmp_path / "semantics", folder, "--steps", "1")
     heads = write_fake_heads(tmp_path / "heads")
     units = np.load(heads / "shard-00000" / "units.npy")
-    np.save(heads / "shard-00000" / JUDGED, units * 0.5)
+    write_judged(heads / "shard-00000", units * 0.5)
     fit_readout.main(["--dsid", str(first), "--heads", str(heads), "--out", str(tmp_path / "fitted.safetensors")])
     before, after = load_dsid(first), load_dsid(tmp_path / "fitted.safetensors")
     assert before.encoder == after.encoder and not torch.equal(before.readout.weight[:52], after.readout.weight[:52])

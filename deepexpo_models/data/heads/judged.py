@@ -3,9 +3,10 @@
     python -m deepexpo_models.data.heads.judged --heads runs/heads/train --landmarker face_landmarker.task
 
 A unit of the renderer and the landmarker's number of the same name are not the same thing: closed lids are a look down to the
-landmarker, and a squint is what its training pictures called one. Artists feed the landmarker's numbers; read-outs that are
-fitted to what it says of *renders* carry over to photographs, and no photograph is needed. A shard's file is whole or not
-there, so the same command goes on after an interruption.
+landmarker, and a squint is what its training pictures called one. How far a face looks up depends to it on the shape of the
+face as well: by 4 degrees from one person to another. Artists feed the landmarker's numbers; what it says of *renders* carries
+over to photographs, and no photograph is needed. A shard's file is whole or not there, so the same command goes on after an
+interruption.
 """
 
 import argparse
@@ -35,10 +36,15 @@ def shown(images: Tensor) -> Tensor:
     return F.interpolate(images, SIDE, mode="bicubic").clamp(-1, 1)
 
 
-def judge(images: Tensor, detect) -> np.ndarray:
-    """images (B, 3, S, S) in [-1, 1] -> (B, 52) float32 of ARKIT52; NaN where no face is found, and where nobody tells."""
+def judge(images: Tensor, detect) -> dict[str, np.ndarray]:
+    """images (B, 3, S, S) in [-1, 1] -> WORDS: units of ARKIT52 and the rotation, both float32; NaN where no face is found, and
+    where nobody tells."""
     found = [detect(image) for image in model_to_comfy(shown(images))]
-    return torch.stack([units_of(faces[0].scores if faces else {}, untold=torch.nan) for faces in found]).numpy()
+    unknown = torch.full((3, 3), torch.nan)
+    return {
+        "units": torch.stack([units_of(faces[0].scores if faces else {}, untold=torch.nan) for faces in found]).numpy(),
+        "rotation": torch.stack([faces[0].rotation if faces else unknown for faces in found]).numpy(),
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,14 +71,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _start(task: Path) -> None:
     torch.set_num_threads(1)
-    _worker["detect"] = open_landmarker(task)
+    _worker["detect"] = open_landmarker(task, matrix=True)
 
 
 def _write(shard: Path) -> None:
     images = bytes_to_model(torch.from_numpy(np.load(shard / "images.npy")).movedim(-1, 1))
-    rows = judge(images, _worker["detect"])
+    words = judge(images, _worker["detect"])
     with write_file(shard / JUDGED) as path, open(path, "wb") as file:
-        np.save(file, rows)
+        np.savez(file, units=words["units"], rotation=words["rotation"])
 
 
 if __name__ == "__main__":

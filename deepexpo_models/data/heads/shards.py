@@ -29,7 +29,8 @@ GROUPS = 8
 SHARD = PEOPLE * FRAMES * GROUPS  # pictures
 SPOILT_SHARE = 0.2
 SPLITS = {"train": 0, "test": 1}
-JUDGED = "judged.npy"  # of a shard: what the landmarker read in its pictures, see judged.py
+JUDGED = "judged.npz"  # of a shard: what the landmarker read in its pictures, see judged.py
+WORDS = {"units": (52,), "rotation": (3, 3)}  # that it holds
 LABELS = {"rotation": (3, 3), "units": (52,), "gaze": (2,), "five": (5, 2), "surface": (96, 2)}
 CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "beard", "background", "background_colour", "cloth",
            "pattern", "light", "spoilt")  # fmt: skip
@@ -39,7 +40,8 @@ CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "bear
 class Heads:
     """images (B, 3, S, S) in [-1, 1]; rotation (B, 3, 3) by the landmarker's zero; units (B, 52); gaze (B, 2), radians;
     five (B, 5, 2) and surface (B, 96, 2) in crop coordinates; context (B, len(CONTEXT)); person (B,);
-    judged (B, 52): the units as the landmarker reads them, NaN where it was not asked or found no face.
+    judged (B, 52), judged_rotation (B, 3, 3): units and rotation as the landmarker reads them, NaN where it was not asked or
+    found no face.
     """
 
     images: Tensor
@@ -51,6 +53,7 @@ class Heads:
     context: Tensor
     person: Tensor
     judged: Tensor
+    judged_rotation: Tensor
 
 
 def render_shard(
@@ -147,6 +150,7 @@ class HeadStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._shards: dict[Path, dict[str, np.ndarray]] = {}  # in the order of their coming: a row stays the same picture
+        self._judged: dict[Path, dict[str, np.ndarray]] = {}
         if not self.refresh():
             raise ValueError(
                 f"{folder} holds no rendered heads; render some: python -m deepexpo_models.data.heads.generate --out {folder}"
@@ -171,18 +175,19 @@ class HeadStore:
     def heads(self, rows: Tensor) -> Heads:
         """rows (B,) -> their pictures and labels."""
         read = {name: self.read(name, rows) for name in (*LABELS, "context")}
-        return Heads(self.images(rows), **read, person=self.person(rows), judged=self.judged(rows))
+        words = {"judged": self.judged(rows), "judged_rotation": self.judged(rows, "rotation")}
+        return Heads(self.images(rows), **read, person=self.person(rows), **words)
 
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
         return bytes_to_model(self.read("images", rows).movedim(-1, 1))
 
-    def judged(self, rows: Tensor) -> Tensor:
-        """rows (B,) -> (B, 52), NaN where the landmarker was not asked or found no face."""
-        values = torch.full((len(rows), len(ARKIT52)), torch.nan)
+    def judged(self, rows: Tensor, word: str = "units") -> Tensor:
+        """rows (B,) -> (B, *WORDS[word]), NaN where the landmarker was not asked or found no face."""
+        values = torch.full((len(rows), *WORDS[word]), torch.nan)
         for place, row in enumerate(rows.tolist()):
             if (known := self._read_judged(row // SHARD)) is not None:
-                values[place] = torch.from_numpy(known[row % SHARD])
+                values[place] = torch.from_numpy(known[word][row % SHARD])
         return values
 
     def judged_rows(self) -> Tensor:
@@ -193,12 +198,13 @@ class HeadStore:
             raise ValueError(f"the landmarker was not asked about any head of {self.folder}; run data.heads.judged on it first")
         return found
 
-    def _read_judged(self, shard: int) -> np.ndarray | None:
+    def _read_judged(self, shard: int) -> dict[str, np.ndarray] | None:
         """None until the landmarker was asked; its file may come while a training runs."""
         path = self._paths[shard]
-        if "judged" not in self._shards[path] and (path / JUDGED).exists():
-            self._shards[path]["judged"] = np.load(path / JUDGED)
-        return self._shards[path].get("judged")
+        if path not in self._judged and (path / JUDGED).exists():
+            with np.load(path / JUDGED) as words:
+                self._judged[path] = {word: words[word] for word in WORDS}
+        return self._judged.get(path)
 
     def person(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B,) a number for each person."""

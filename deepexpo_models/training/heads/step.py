@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 from ...data.heads.shards import LABELS
 from ...dsid.alignment import invert_similarity, place_of, similarity_from_points, transform_points, warp
 from ...dsid.encoders import MAX_LOG_SCALE, SemanticEncoder
-from ...dsid.rotation import matrix_to_rotation, rotation_to_matrix
+from ...dsid.rotation import geodesic_angle, matrix_to_rotation, rotation_to_matrix
 from ...head import ARKIT52
 from .views import Views
 
@@ -34,6 +34,7 @@ UNIT_WEIGHTS = torch.tensor([MAIN_WEIGHT if name.startswith(MAIN) else 1.0 for n
 class HeadsStep(nn.Module):
     """forward(views, generator) -> unweighted terms: rotation, place, units, judged, gaze, surface, aligned, same.
 
+    apart: degrees by which the landmarker's reading of a rotation may differ from the renderer's to be learned in its place.
     spread, judged_spread (52,): standard deviations in the data of the units, and of the landmarker's numbers; NaN where it was
     never asked.
     """
@@ -41,8 +42,9 @@ class HeadsStep(nn.Module):
     spread: Tensor
     judged_spread: Tensor
 
-    def __init__(self, encoder: SemanticEncoder, spread: Tensor, judged_spread: Tensor):
+    def __init__(self, encoder: SemanticEncoder, spread: Tensor, judged_spread: Tensor, apart: float = 0.0):
         super().__init__()
+        self.apart = apart
         config = encoder.config
         self.encoder = encoder
         self.read = nn.Linear(config.expression_width, len(ARKIT52) + 2)  # units, gaze
@@ -66,7 +68,7 @@ class HeadsStep(nn.Module):
         aligned = transform_points(invert_similarity(similarity), views.surface)
         smooth = lambda found, true: F.smooth_l1_loss(found, true, beta=BETA)  # noqa: E731
         return {
-            "rotation": (rotation - views.rotation).square().sum((1, 2)).mean(),
+            "rotation": (rotation - told_rotation(views, self.apart)).square().sum((1, 2)).mean(),
             "place": smooth(shift.tanh(), place) + smooth(size.tanh() * MAX_LOG_SCALE, scale.clamp(-1, 1)),
             "units": _units(units, views.units, self.spread),
             "judged": _units(self.told(code), views.judged, self.judged_spread),
@@ -75,6 +77,14 @@ class HeadsStep(nn.Module):
             "aligned": _of_known(self.aligned(look), aligned, views.surface_known),
             "same": _same_expression(code),
         }
+
+
+def told_rotation(views: Views, apart: float) -> Tensor:
+    """(B, 3, 3): as the landmarker reads it where it was asked and is at most `apart` degrees off the renderer's, which stands
+    elsewhere: farther off it did not find the face."""
+    told = views.judged_rotation
+    known = told.isfinite().all(-1).all(-1) & (torch.rad2deg(geodesic_angle(told.nan_to_num(), views.rotation)) <= apart)
+    return torch.where(known[:, None, None], told, views.rotation)
 
 
 def _units(found: Tensor, true: Tensor, spread: Tensor) -> Tensor:

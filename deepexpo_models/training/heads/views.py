@@ -19,8 +19,8 @@ SOFT_SHARE, GREY_SHARE = 0.25, 0.2
 
 @dataclass(frozen=True)
 class Views:
-    """images (B, 3, S, S) in [-1, 1] and the labels of `Heads`, judged among them; the second half of a batch plays the
-    expressions of the first half, by other people in other poses. surface_known (B,): mirrored rows have no label of the
+    """images (B, 3, S, S) in [-1, 1] and the labels of `Heads`, the landmarker's among them; the second half of a batch plays
+    the expressions of the first half, by other people in other poses. surface_known (B,): mirrored rows have no label of the
     surface's points.
     """
 
@@ -32,6 +32,7 @@ class Views:
     surface: Tensor
     surface_known: Tensor
     judged: Tensor
+    judged_rotation: Tensor
 
     def to(self, device: torch.device) -> "Views":
         return Views(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -45,7 +46,10 @@ def sample_views(store: HeadStore, count: int, generator: Generator, strength: f
 
 def plain_views(heads: Heads) -> Views:
     known = torch.ones(len(heads.images), dtype=torch.bool)
-    return Views(heads.images, heads.rotation, heads.units, heads.gaze, heads.five, heads.surface, known, heads.judged)
+    labels = {
+        name: getattr(heads, name) for name in ("rotation", "units", "gaze", "five", "surface", "judged", "judged_rotation")
+    }
+    return Views(heads.images, surface_known=known, **labels)
 
 
 def augment(heads: Heads, generator: Generator, strength: float) -> Views:
@@ -61,18 +65,20 @@ def augment(heads: Heads, generator: Generator, strength: float) -> Views:
 
 def _mirror(views: Views, flip: Tensor) -> Views:
     """flip (B,) bool. Left and right are exchanged: units, points, yaw, roll, gaze."""
-    of = lambda mirrored, plain: torch.where(flip.reshape(-1, *[1] * (plain.ndim - 1)), mirrored, plain)  # noqa: E731
     across = torch.tensor([-1.0, 1.0])
     signs = torch.tensor([-1.0, 1.0, 1.0])
+    signs = signs[:, None] * signs
+    of = lambda mirrored, plain: torch.where(flip.reshape(-1, *[1] * (plain.ndim - 1)), mirrored, plain)  # noqa: E731
     return Views(
         images=of(views.images.flip(-1), views.images),
-        rotation=of(views.rotation * signs[:, None] * signs, views.rotation),
+        rotation=of(views.rotation * signs, views.rotation),
         units=of(views.units[:, MIRRORED_UNITS], views.units),
         gaze=of(views.gaze * across, views.gaze),
         five=of(views.five[:, MIRRORED_FIVE] * across, views.five),
         surface=of(views.surface * across, views.surface),
         surface_known=views.surface_known & ~flip,
         judged=of(views.judged[:, MIRRORED_UNITS], views.judged),
+        judged_rotation=of(views.judged_rotation * signs, views.judged_rotation),
     )
 
 
@@ -89,6 +95,7 @@ def _move(views: Views, angle: Tensor, growth: Tensor, shift: Tensor) -> Views:
         views,
         images=F.grid_sample(views.images, grid, mode="bilinear", padding_mode="reflection", align_corners=False),
         rotation=spin @ views.rotation,
+        judged_rotation=spin @ views.judged_rotation,
         five=transform_points(similarity, views.five),
         surface=transform_points(similarity, views.surface),
     )
