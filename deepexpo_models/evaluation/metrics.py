@@ -37,6 +37,12 @@ def top1(queries: Tensor, gallery: Tensor, labels: Tensor) -> float:
     return (_filled(cosines, WORST_COSINE).argmax(1) == labels).logical_and(~queries.isnan().any(1)).float().mean().item()
 
 
+def area_under_curve(same: Tensor, other: Tensor) -> float:
+    """Chance that a value of `same` is above one of `other` (Mann and Whitney 1947)."""
+    order = torch.cat([same, other]).argsort().argsort().double()[: len(same)]
+    return ((order.sum() - len(same) * (len(same) - 1) / 2) / (len(same) * len(other))).item()
+
+
 def sim(made: Tensor, reference: Tensor, spans: Tensor) -> float:
     """SIM: mean |difference| of expression factors (N, F) in shares of their ranges spans (F,), in [0, 1], lower is better."""
     return _filled((made - reference).abs() / spans, 1.0).clamp(max=1).mean().item()

@@ -15,6 +15,7 @@ from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.dsid.rotation import geodesic_angle, matrix_to_euler
+from deepexpo_models.evaluation.metrics import area_under_curve
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import fit_readout, train_heads
@@ -176,8 +177,8 @@ def test_a_person_is_shown_in_two_places(store):
 
 
 def test_the_area_under_the_curve():
-    assert identity.area_under_curve(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2, 0.3])) == 1
-    assert identity.area_under_curve(torch.tensor([0.5, 0.1]), torch.tensor([0.3, 0.0])) == pytest.approx(0.75)
+    assert area_under_curve(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2, 0.3])) == 1
+    assert area_under_curve(torch.tensor([0.5, 0.1]), torch.tensor([0.3, 0.0])) == pytest.approx(0.75)
 
 
 def test_equal_codes_of_two_people_cost_nothing():

@@ -13,6 +13,7 @@ finds no face. Of several faces it takes the largest. The features:
 No judge downloads anything: the user gives the files (`JudgeFiles`).
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,6 +106,33 @@ class InsightfaceJudge:
             if found := self._analysis.get(bgr):
                 return max(found, key=lambda face: (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]))
         return None
+
+
+class DlibJudge:
+    """dlib's face recogniser (King 2017, 99.4% on LFW), with the weights that the package face_recognition_models installs."""
+
+    name = "dlib"
+
+    def __init__(self, files: JudgeFiles):
+        with required("dlib"):
+            import dlib
+        package = importlib.util.find_spec("face_recognition_models")
+        if package is None or package.origin is None:
+            raise ValueError("this judge needs the Python package face_recognition_models, which holds its weights; install it")
+        models = Path(package.origin).parent / "models"
+        self._detect = dlib.get_frontal_face_detector()
+        self._place = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+        self._encode = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
+        self._chip = dlib.get_face_chip
+
+    def measure(self, images: Tensor) -> dict[str, Tensor]:
+        return {"identity": rows([self._embedding(to_rgb_levels(image)) for image in model_to_comfy(images)], 128)}
+
+    def _embedding(self, rgb: np.ndarray) -> np.ndarray | None:
+        if not (faces := list(self._detect(rgb, 1))):
+            return None
+        place = self._place(rgb, max(faces, key=lambda face: face.area()))
+        return np.array(self._encode.compute_face_descriptor(self._chip(rgb, place, 150, 0.25)))
 
 
 class MediapipeJudge:
@@ -278,6 +306,7 @@ def pooled(features) -> Tensor:
 JUDGES: dict[str, Callable[[JudgeFiles], PhotoJudge]] = {
     "insightface": partial(InsightfaceJudge, pack="buffalo_l"),
     "antelopev2": partial(InsightfaceJudge, pack="antelopev2"),
+    "dlib": DlibJudge,
     "mediapipe": MediapipeJudge,
     "hsemotion": HSEmotionJudge,
     "clip": CLIPJudge,

@@ -7,6 +7,7 @@ from ...data.heads.shards import CONTEXT, FRAMES, Heads, HeadStore
 from ...data.transforms import augment_identity_input
 from ...dsid.encoders import IdentityEncoder
 from ...dsid.losses import info_nce
+from ...evaluation.metrics import area_under_curve
 from ..engine.processes import gather_with_grad
 from .views import colours
 
@@ -62,9 +63,3 @@ def recognition(encoder: IdentityEncoder, store: HeadStore, people: int, device:
         "held-out top1": (cosines.argmax(1) == torch.arange(len(rows), device=cosines.device)).float().mean().item(),
         "held-out AUC": area_under_curve(cosines[same], cosines[~same]),
     }
-
-
-def area_under_curve(same: Tensor, other: Tensor) -> float:
-    """Chance that a value of `same` is above one of `other` (Mann and Whitney 1947)."""
-    order = torch.cat([same, other]).argsort().argsort().double()[: len(same)]
-    return ((order.sum() - len(same) * (len(same) - 1) / 2) / (len(same) * len(other))).item()
