@@ -10,6 +10,7 @@ that a recogniser must beat.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         readers |= {path.stem: reader_of(load_dsid(path).float()) for path in options.dsid}
         for name in options.judges:
             judge = open_judge(name, JudgeFiles(insightface=options.insightface_path))
-            readers[judge.name] = lambda crops, judge=judge: identity_of(judge, crops)
+            readers[judge.name] = partial(identity_of, judge)
         frames, counts = collect(options.people, options.landmarker, per_clip=1)
         print(", ".join(f"{number} {what}" for what, number in counts.items()))
         write_table(options.out, "people", table(frames, readers))

@@ -56,6 +56,8 @@ class HeadsSettings(RunSettings):
     augment: float = option(0.4, "strength of the changes of colour; 0: none")
     w_identity: float = option(1.0, "identity: weight of its InfoNCE")
     w_traits: float = option(0.3, "identity: weight of sex, age, beard and glasses, read linearly")
+    w_told: float = option(1.0, "identity: weight of what a recogniser sees, read linearly, where ask_recogniser asked it")
+    w_alike: float = option(10.0, "identity: weight of the recogniser's likeness of any two people")
     w_rotation: float = option(1.0, "weight of the rotation")
     w_place: float = option(2.0, "weight of place and size")
     w_units: float = option(4.0, "weight of ARKit's units")
@@ -143,12 +145,13 @@ class People:
 
     def __init__(self, model: DSID, store: HeadStore, settings: HeadsSettings):
         self.model, self.store, self.readout = model, store, model.readout
-        self.module = IdentityStep(model.identity_encoder)
+        rows = torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS))
+        self.module = IdentityStep(model.identity_encoder, store.recognised(rows))
 
     def terms(self, module: nn.Module, engine: Engine, settings: HeadsSettings, generator: Generator) -> dict[str, Tensor]:
         pairs = sample_pairs(self.store, settings.batch_size // 2, generator)
         with engine.autocast():
-            return module(*(part.to(engine.device) for part in pairs))
+            return module(pairs.to(engine.device))
 
     def meters(self, test: HeadStore, device: torch.device) -> dict[str, float]:
         return recognition(self.model.identity_encoder, test, GALLERY, device)

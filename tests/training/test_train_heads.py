@@ -9,7 +9,7 @@ import torch
 
 from deepexpo_models.data.heads import judged
 from deepexpo_models.data.heads.poses import euler_matrix
-from deepexpo_models.data.heads.shards import FRAMES, PEOPLE, SHARD, HeadStore
+from deepexpo_models.data.heads.shards import FRAMES, PEOPLE, RECOGNISED, SHARD, HeadStore
 from deepexpo_models.data.studio import same_expression, same_pose
 from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import place_of, similarity_from_points
@@ -18,7 +18,7 @@ from deepexpo_models.dsid.rotation import geodesic_angle, matrix_to_euler
 from deepexpo_models.evaluation.metrics import area_under_curve
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
-from deepexpo_models.training import fit_readout, train_heads
+from deepexpo_models.training import ask_recogniser, fit_readout, train_heads
 from deepexpo_models.training.engine.settings import parse_settings
 from deepexpo_models.training.heads import identity
 from deepexpo_models.training.heads import step as heads_step
@@ -172,8 +172,65 @@ def test_the_identity_encoder_learns_beside_a_given_semantic_one(folder, tmp_pat
 
 
 def test_a_person_is_shown_in_two_places(store):
-    first, second, traits = identity.sample_pairs(store, 8, seeded())
-    assert first.shape == second.shape == (8, 3, 128, 128) and traits.shape == (8, len(identity.TRAITS))
+    people = identity.sample_pairs(store, 8, seeded())
+    assert people.first.shape == people.second.shape == (8, 3, 128, 128) and people.traits.shape == (8, len(identity.TRAITS))
+    terms = identity.IdentityStep(DSID(CONFIGS["photo"]).identity_encoder, store.recognised(torch.arange(4)))(people)
+    assert terms["told"] == terms["alike"] == 0, "nobody was asked"
+
+
+def test_a_recognisers_words_teach_where_it_was_asked(folder, tmp_path):
+    """Each picture's own vector; what all faces have in common is taken off; unknown rows pull at nothing."""
+    shutil.copytree(folder, tmp_path / "heads")
+    vectors = torch.randn(SHARD, 6, generator=seeded(3)) + 5
+    vectors[1::2] = torch.nan
+    np.savez(tmp_path / "heads/shard-00000" / RECOGNISED, vectors=vectors.numpy(), recogniser=np.array("dlib"))
+    store = HeadStore(tmp_path / "heads")
+    rows = torch.arange(SHARD)
+    torch.testing.assert_close(store.recognised(rows), vectors, equal_nan=True)
+    step = identity.IdentityStep(DSID(CONFIGS["photo"]).identity_encoder, store.recognised(rows))
+    torch.testing.assert_close(step.middle, vectors[::2].mean(0))
+    people = identity.sample_pairs(store, 16, seeded())
+    known = people.told.isfinite().all(1)
+    assert people.told.shape == (32, 6) and 0 < known.sum() < 32
+    terms = step(people)
+    assert 0 < terms["told"] < 2 and terms["alike"] > 0
+    terms["told"].backward(retain_graph=True)
+    assert step.told.weight.grad.abs().sum() > 0
+    others = replace(people, told=torch.where(known[:, None], people.told, people.told + 1))
+    torch.testing.assert_close(step(others)["alike"], terms["alike"])
+
+
+def test_codes_as_alike_as_the_recognisers_cost_nothing():
+    told = torch.nn.functional.normalize(torch.randn(9, 6, generator=seeded()), dim=-1)
+    turned = told @ torch.linalg.qr(torch.randn(6, 6, generator=seeded(1)))[0]
+    assert identity.unlikeness(turned, told) < 1e-10 and identity.unlikeness(told.flip(0), told) > 0.01
+    assert identity.unlikeness(told[:1], told[:1]) == identity.unlikeness(told[:0], told[:0]) == 0
+
+
+def test_a_recogniser_is_asked_once_for_each_shard(folder, tmp_path, monkeypatch, capsys):
+    """Every second picture here; what another one saw is not mixed in."""
+
+    class Judge:
+        def measure(self, images):
+            assert images.shape[1:] == (3, 256, 256)
+            return {"identity": torch.arange(float(len(images)))[:, None].expand(-1, 4)}
+
+    shutil.copytree(folder, tmp_path / "heads")
+    shard = tmp_path / "heads/shard-00000"
+    monkeypatch.setattr(ask_recogniser, "_worker", {"judge": Judge(), "every": 2, "name": "dlib"})
+    ask_recogniser._write(shard)
+    vectors = HeadStore(tmp_path / "heads").recognised(torch.arange(SHARD))
+    assert vectors[::2, 0].tolist() == list(range(SHARD // 2)) and vectors[1::2].isnan().all()
+    monkeypatch.setattr(ask_recogniser, "open_judge", lambda *_: None)
+    asked = ["--heads", str(tmp_path / "heads"), "--recogniser"]
+    ask_recogniser.main([*asked, "dlib"])  # nothing is left
+    for words, sentence in (
+        ([*asked, "antelopev2"], "was shown to dlib"),
+        (["--heads", str(tmp_path), *asked[2:], "dlib"], "no rendered"),
+    ):
+        with pytest.raises(SystemExit):
+            ask_recogniser.main(words)
+        assert sentence in capsys.readouterr().err
 
 
 def test_the_area_under_the_curve():

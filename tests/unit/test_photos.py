@@ -1,5 +1,6 @@
 """Judges of photographs and their table: with judges of the tests' own, and with a tiny CLIP and a tiny drawn judge."""
 
+import importlib.util
 import json
 import sys
 
@@ -13,7 +14,7 @@ from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, save_jud
 from deepexpo_models.evaluation.judges.photos import JUDGES, JudgeFiles, moving, open_judge, pose_of_matrix, rows, to_rgb_levels
 
 PACKAGES = {"insightface": "insightface", "antelopev2": "insightface", "mediapipe": "mediapipe", "hsemotion": "onnxruntime",
-            "clip": "transformers", "inception": "cleanfid"}  # fmt: skip
+            "clip": "transformers", "inception": "cleanfid", "dlib": "dlib"}  # fmt: skip
 
 
 class ColourJudge:
@@ -185,8 +186,19 @@ def test_a_missing_file_is_named(tmp_path):
         open_judge("drawn", JudgeFiles())
     with pytest.raises(ValueError, match=r"drawn\.safetensors is not there"):
         open_judge("drawn", JudgeFiles(drawn=tmp_path / "drawn.safetensors"))
-    with pytest.raises(ValueError, match="unknown judge 'arcface'; known: insightface, antelopev2, mediapipe"):
+    with pytest.raises(ValueError, match="unknown judge 'arcface'; known: insightface, antelopev2, dlib, mediapipe"):
         open_judge("arcface", JudgeFiles())
+
+
+def test_dlibs_recogniser_knows_a_face_again():
+    """scikit-image's astronaut, as she is and mirrored and darker, against no face at all."""
+    pytest.importorskip("dlib")
+    if importlib.util.find_spec("face_recognition_models") is None:
+        pytest.skip("face_recognition_models is not installed")
+    face = torch.from_numpy(pytest.importorskip("skimage.data").astronaut()[:256, 96:352].copy()).movedim(-1, 0) / 127.5 - 1
+    found = open_judge("dlib", JudgeFiles()).measure(torch.stack([face, face.flip(-1), face * 0.6 - 0.3, face * 0]))["identity"]
+    assert found.shape == (4, 128) and found[3].isnan().all()
+    assert (found[0] - found[1:3]).norm(dim=1).max() < 0.4, "below 0.6 is one person, says its author"
 
 
 def test_clip_judge(tmp_path):

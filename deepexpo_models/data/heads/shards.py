@@ -30,6 +30,7 @@ SHARD = PEOPLE * FRAMES * GROUPS  # pictures
 SPOILT_SHARE = 0.2
 SPLITS = {"train": 0, "test": 1}
 JUDGED = "judged.npz"  # of a shard: what the landmarker read in its pictures, see judged.py
+RECOGNISED = "recognised.npz"  # what a recogniser saw in them, see training.ask_recogniser
 WORDS = {"units": (52,), "rotation": (3, 3)}  # that it holds
 LABELS = {"rotation": (3, 3), "units": (52,), "gaze": (2,), "five": (5, 2), "surface": (96, 2)}
 CONTEXT = ("male", "age", "hair", "hair_colour", "iris", "glasses", "hat", "beard", "background", "background_colour", "cloth",
@@ -150,7 +151,7 @@ class HeadStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._shards: dict[Path, dict[str, np.ndarray]] = {}  # in the order of their coming: a row stays the same picture
-        self._judged: dict[Path, dict[str, np.ndarray]] = {}
+        self._words: dict[Path, dict[str, np.ndarray]] = {}  # of files that lie beside the pictures, once they are there
         if not self.refresh():
             raise ValueError(
                 f"{folder} holds no rendered heads; render some: python -m deepexpo_models.data.heads.generate --out {folder}"
@@ -185,8 +186,19 @@ class HeadStore:
     def judged(self, rows: Tensor, word: str = "units") -> Tensor:
         """rows (B,) -> (B, *WORDS[word]), NaN where the landmarker was not asked or found no face."""
         values = torch.full((len(rows), *WORDS[word]), torch.nan)
+        return self._take(values, rows, JUDGED, word)
+
+    def recognised(self, rows: Tensor) -> Tensor:
+        """rows (B,) -> (B, D) of the recogniser's width, NaN where it was not asked or found no face; D is 1 where it was never
+        asked."""
+        known = [words for shard in range(len(self._paths)) if (words := self._beside(shard, RECOGNISED))]
+        width = known[0]["vectors"].shape[1] if known else 1
+        return self._take(torch.full((len(rows), width), torch.nan), rows, RECOGNISED, "vectors")
+
+    def _take(self, values: Tensor, rows: Tensor, file: str, word: str) -> Tensor:
+        """values, with the rows that a file beside the pictures tells put in."""
         for place, row in enumerate(rows.tolist()):
-            if (known := self._read_judged(row // SHARD)) is not None:
+            if known := self._beside(row // SHARD, file):
                 values[place] = torch.from_numpy(known[word][row % SHARD])
         return values
 
@@ -198,13 +210,13 @@ class HeadStore:
             raise ValueError(f"the landmarker was not asked about any head of {self.folder}; run data.heads.judged on it first")
         return found
 
-    def _read_judged(self, shard: int) -> dict[str, np.ndarray] | None:
-        """None until the landmarker was asked; its file may come while a training runs."""
-        path = self._paths[shard]
-        if path not in self._judged and (path / JUDGED).exists():
-            with np.load(path / JUDGED) as words:
-                self._judged[path] = {word: words[word] for word in WORDS}
-        return self._judged.get(path)
+    def _beside(self, shard: int, file: str) -> dict[str, np.ndarray]:
+        """Empty until it is there; it may come while a training runs."""
+        path = self._paths[shard] / file
+        if path not in self._words and path.exists():
+            with np.load(path) as words:
+                self._words[path] = dict(words)
+        return self._words.get(path, {})
 
     def person(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B,) a number for each person."""

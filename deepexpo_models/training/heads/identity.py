@@ -1,6 +1,9 @@
 """One step of the identity encoder on rendered people: two pictures of a person, in two places and lights, belong together."""
 
+from dataclasses import dataclass, fields
+
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ...data.heads.shards import CONTEXT, FRAMES, Heads, HeadStore
@@ -15,30 +18,64 @@ TRAITS = ("male", "age", "beard", "glasses")  # of the context, read linearly fr
 COLOUR_STRENGTH = 0.4  # light and camera differ from photo to photo; skin and hair must stay what they are
 
 
-class IdentityStep(nn.Module):
-    """forward(first, second, traits) -> unweighted terms: identity, traits. Pictures (B, 3, S, S), traits (B, len(TRAITS))."""
+@dataclass(frozen=True)
+class PairsOfPeople:
+    """Two pictures (B, 3, S, S) of each of B people, in two places and lights; traits (B, len(TRAITS)); told (2 B, D): what a
+    recogniser sees in the first and the second pictures, NaN where it was not asked."""
 
-    def __init__(self, encoder: IdentityEncoder):
+    first: Tensor
+    second: Tensor
+    traits: Tensor
+    told: Tensor
+
+    def to(self, device: torch.device) -> "PairsOfPeople":
+        return PairsOfPeople(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class IdentityStep(nn.Module):
+    """forward(people) -> unweighted terms: identity, traits, told, alike.
+
+    recognised (N, D): what a recogniser saw in a part of the data; its mean says nothing of a person and is taken off, since
+    all its faces lie to one side.
+    """
+
+    middle: Tensor
+
+    def __init__(self, encoder: IdentityEncoder, recognised: Tensor):
         super().__init__()
         self.encoder = encoder
         self.traits = nn.Linear(encoder.config.identity_width, len(TRAITS))
+        self.told = nn.Linear(encoder.config.identity_width, recognised.shape[1])
+        self.register_buffer("middle", recognised.nanmean(0).nan_to_num())
 
-    def forward(self, first: Tensor, second: Tensor, traits: Tensor) -> dict[str, Tensor]:
-        codes = [self.encoder(images) for images in (first, second)]
+    def forward(self, people: PairsOfPeople) -> dict[str, Tensor]:
+        codes = [self.encoder(images) for images in (people.first, people.second)]
         found = [self.traits(code * code.shape[-1] ** 0.5) for code in codes]
+        known = people.told.isfinite().all(1)
+        told, code = F.normalize(people.told[known] - self.middle, dim=-1), torch.cat(codes)[known]
         return {
             "identity": info_nce(gather_with_grad(codes[0]), gather_with_grad(codes[1])),
-            "traits": sum((row - traits).square().mean() for row in found) / 2,
+            "traits": sum((row - people.traits).square().mean() for row in found) / 2,
+            "told": (1 - F.cosine_similarity(self.told(code), told, dim=-1)).sum() / max(1, len(code)),
+            "alike": unlikeness(code, told),
         }
 
 
-def sample_pairs(store: HeadStore, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """count people -> a picture of each from its first clip, one from its second, and TRAITS; augmented."""
+def unlikeness(codes: Tensor, told: Tensor) -> Tensor:
+    """Mean squared difference of the cosines between all pairs of rows, of codes (N, W) and of told (N, D), all of unit norm
+    (relational distillation: Park et al. 2019). 0 for fewer than two rows."""
+    pairs = torch.ones(len(codes), len(codes), dtype=torch.bool, device=codes.device).triu(1)
+    return (codes @ codes.T - told @ told.T)[pairs].square().sum() / pairs.sum().clamp(min=1)
+
+
+def sample_pairs(store: HeadStore, count: int, generator: Generator) -> PairsOfPeople:
+    """count people -> a picture of each from its first clip, one from its second; augmented."""
     people = torch.randperm(len(store) // FRAMES, generator=generator)[:count] * FRAMES
     half = FRAMES // 2
-    frames = [torch.randint(half, (len(people),), generator=generator) + start for start in (0, half)]
-    first, second = (store.heads(people + frame) for frame in frames)
-    return _augment(first, generator), _augment(second, generator), traits_of(first)
+    rows = [people + torch.randint(half, (len(people),), generator=generator) + start for start in (0, half)]
+    first, second = (store.heads(row) for row in rows)
+    told = store.recognised(torch.cat(rows))
+    return PairsOfPeople(_augment(first, generator), _augment(second, generator), traits_of(first), told)
 
 
 def traits_of(heads: Heads) -> Tensor:
