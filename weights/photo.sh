@@ -3,7 +3,8 @@
 #   bash weights/photo.sh ANNY ASSETS PICTURES [RUNS]      see docs/heads.md for the three folders
 # Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used where there is one.
 # STEPS, SHARDS, SIZE_OF_BATCH and WORKERS in the environment make it shorter or longer; LANDMARKER (MediaPipe's
-# face_landmarker.task) teaches what it reads in the heads, and with CLIPS (a folder of clips and stills) adds the table on real faces.
+# face_landmarker.task) teaches what it reads in the heads, RECOGNISER (dlib, or insightface with INSIGHTFACE, its folder) who looks like
+# whom; with CLIPS (a folder of clips and stills) LANDMARKER adds the table on real faces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 anny=$1 assets=$2 pictures=$3 runs=${4:-runs}
@@ -16,8 +17,12 @@ heads generate --model "$runs/heads/heads.npz" --out "$runs/heads/test" --split 
 heads generate --model "$runs/heads/heads.npz" --out "$runs/heads/train" --shards "$shards" --workers "${WORKERS:-1}"
 [ -z "${LANDMARKER:-}" ] || # its words teach the encoder, and the read-outs at the end
     heads judged --heads "$runs/heads/train" --landmarker "$LANDMARKER" --shards "${JUDGED_SHARDS:-0}" --workers "${WORKERS:-1}"
+[ -z "${RECOGNISER:-}" ] ||
+    $python -m deepexpo_models.training.ask_recogniser --heads "$runs/heads/train" --recogniser "$RECOGNISER" \
+        ${INSIGHTFACE:+--insightface-path "$INSIGHTFACE"} --every 2 --workers "${WORKERS:-1}"
 
-train --part semantics --out "$runs/photo-semantics" --steps "$steps" --batch-size "$batch" --w-gaze 2 --sample-every 200
+train --part semantics --out "$runs/photo-semantics" --steps "$steps" --batch-size "$batch" --w-gaze 2 --w-judged 4 --w-units 2 \
+    --w-rotation 3 --sample-every 200
 train --part identity --out "$runs/photo" --init "$runs/photo-semantics/dsid.safetensors" --steps $((steps / 2)) \
     --batch-size 40 --lr 4e-3 --ema 0.99 --sample-every 200
 
