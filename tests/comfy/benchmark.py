@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 
 import beside_peers
+import clip_speed
 import growth
 import random_weights
 from demo import SHEET
@@ -156,6 +157,17 @@ def dsid_text(machine: Machine) -> str:
     rows = [row for config in ("base", "starter") for row in encoder_milliseconds(config)]
     text = "Milliseconds per picture through the nodes: median (smallest to largest of 9 calls)."
     return f"{text}\n\n{table(['', 'one picture', 'of eight at once'], rows)}"
+
+
+def clips_text(machine: Machine) -> str:
+    speeds = ["frames/s, file to codes", "without identity", "semantics alone", "whole pictures searched"]
+    names = ["", "", *(f"{part}, ms" for part in clip_speed.PARTS), *speeds]
+    text = (
+        f"A clip of {clip_speed.FRAMES} frames ({clip_speed.PIXELS} pixels, H.264) from the file to codes, one frame at a "
+        "time: CPU time on one thread, the median of its frames. The face is found by what is installed here, and followed; "
+        "base has random weights. bfloat16 where the processor has units for it."
+    )
+    return f"{text}\n\n{table(names, clip_speed.rows())}"
 
 
 def growth_text(machine: Machine) -> str:
@@ -335,6 +347,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Machine], str]]] = {  # option -> headi
     "peers": ("Beside peers", peers_text),
     "memory": ("Memory", memory_table),
     "dsid": ("DSID", dsid_text),
+    "clips": ("Clips", clips_text),
     "growth": ("Growth", growth_text),
     "compile": ("torch.compile", compile_text),
     "start": ("Start", start_text),
