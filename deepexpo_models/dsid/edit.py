@@ -30,8 +30,15 @@ WIDEST_YAW = 90.0  # degrees: beyond it Euler angles mean another head
 class ReadOut(Protocol):
     """How the numbers of ARKit lie in the expression code of a DSID."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of what `read` gives, those of ARKit among them."""
+
+    def read(self, expression: Tensor) -> Tensor:
+        """expression (B, width) -> (B, len(names)), as it comes."""
+
     def arkit52(self, expression: Tensor) -> Tensor:
-        """expression (B, width) -> (B, 52)."""
+        """expression (B, width) -> (B, 52) in [0, 1]."""
 
     def direction(self, name: str) -> Tensor:
         """(width,): the change of a code that adds 1 to the named number."""
@@ -135,7 +142,15 @@ def _expression(
         target = torch.lerp(target, preset_units(edit.preset).expand_as(target), edit.preset_strength)
     target = target + added
     target = torch.where(target == numbers, numbers, target.clamp(0, STRONGEST))
-    return source.expression + (target - numbers).to(source.expression) @ _directions(source, readout)
+    change = torch.where(target == numbers, torch.zeros_like(target), target - _as_read(source, readout))
+    return source.expression + change.to(source.expression) @ _directions(source, readout)
+
+
+def _as_read(semantics: Semantics, readout: ReadOut | None) -> Tensor:
+    """`arkit_numbers` not limited to [0, 1]: a change begins where the code is, so that it ends at the number asked for."""
+    if semantics.encoder == ARKIT or readout is None:
+        return arkit_numbers(semantics, readout)
+    return readout.read(semantics.expression)[:, [readout.names.index(name) for name in ARKIT52]]
 
 
 def _directions(semantics: Semantics, readout: ReadOut | None) -> Tensor:

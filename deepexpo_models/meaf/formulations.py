@@ -19,7 +19,9 @@ from torch import Tensor
 
 from .fusion import FUSIONS, FusedStream, SiteTokens, fuse
 
-LOOPED_GROUPS = 4  # `columns` runs once per group of equal rows: with more of them a GPU waits for sdpa's fewer kernels less
+LOOPED_GROUPS = (
+    4  # `columns` runs once per group of equal rows; with more of them sdpa needs fewer kernels, which counts on a GPU
+)
 
 Group = tuple[int, int]  # rows that follow each other and share their tokens: (how many, which variant of the tokens)
 

@@ -170,11 +170,11 @@ def test_a_run_lowers_the_errors_that_the_file_holds(folders, people, tmp_path, 
     """On people it has not seen; halves make what the whole makes."""
     monkeypatch.setattr(train_judge, "GALLERY", 12)
     first = load_judge(train(settings(folders, tmp_path / "one", "--steps", "1"), TINY), RENDERED).errors
-    train(settings(folders, tmp_path / "run", "--steps", "40"), TINY)
-    path = train(settings(folders, tmp_path / "run", "--steps", "80"), TINY)
+    train(settings(folders, tmp_path / "run", "--steps", "80"), TINY)
+    path = train(settings(folders, tmp_path / "run", "--steps", "160"), TINY)
     judge = load_judge(path, RENDERED)
     assert judge.kind is KIND and read_header(path).trained_on == (RENDERED,)
-    assert set(judge.errors) == {"steps", "pictures", "degraded pictures"} and judge.errors["steps"] == 80
+    assert set(judge.errors) == {"steps", "pictures", "degraded pictures"} and judge.errors["steps"] == 160
     for kind in ("pictures", "degraded pictures"):
         found = judge.errors[kind]
         assert found["rotation degrees"] < 0.8 * first[kind]["rotation degrees"]
@@ -184,7 +184,7 @@ def test_a_run_lowers_the_errors_that_the_file_holds(folders, people, tmp_path, 
         assert names < found.keys()
     generator = rng(1)
     assert judge.errors["pictures"] == own_errors(judge, *people.held_out(12, 64, generator), generator)
-    whole = load_judge(train(settings(folders, tmp_path / "whole", "--steps", "80"), TINY))
+    whole = load_judge(train(settings(folders, tmp_path / "whole", "--steps", "160"), TINY))
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in judge.state_dict().items())
 
 

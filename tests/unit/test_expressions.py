@@ -26,6 +26,7 @@ from deepexpo_models.dsid import (
     smooth_semantics,
 )
 from deepexpo_models.dsid.presets import preset_semantics
+from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.head.expressions import (
     ACTION_UNITS,
@@ -140,28 +141,35 @@ def test_a_part_comes_from_one_code_and_the_rest_from_another(take):
         assert not torch.tensor(angles(alone)).any() and not alone.log_scale.any()
 
 
-class Linear:
-    """A read-out whose code is the numbers times two, in another order."""
-
-    def arkit52(self, expression):
-        return expression.flip(-1) / 2
-
-    def direction(self, name):
-        return 2 * torch.nn.functional.one_hot(torch.tensor(51 - ARKIT52.index(name)), 52).float()
+def flipped() -> ReadOut:
+    """A read-out of codes that are the numbers times two, in another order."""
+    return ReadOut.of_units(torch.cat([torch.eye(52).flip(1) / 2, torch.zeros(2, 52)]), torch.zeros(54))
 
 
 def test_codes_of_a_dsid_are_edited_by_its_read_out():
     plain = a_code(2)
     latent = replace(plain, expression=plain.expression.flip(-1) * 2, encoder=EncoderId("own", "1" * 64))
     edit = Edit(take="mouth", exaggerate=1.2, preset="sad", preset_strength=0.5, sliders={"look_up": 0.3})
-    done = edit_semantics(latent, edit, readout=Linear())
+    done = edit_semantics(latent, edit, readout=flipped())
     expected = edit_semantics(plain, edit)
-    torch.testing.assert_close(arkit_numbers(done, Linear()), expected.expression)
+    torch.testing.assert_close(arkit_numbers(done, flipped()), expected.expression)
     with pytest.raises(ValueError, match=r"DSID 'own'.*connect the DSID that made it"):
         edit_semantics(latent, edit)
     assert same(edit_semantics(latent, Edit(take="rotation"), onto=latent), latent)
     turned = edit_semantics(latent, Edit(yaw=10.0))  # needs none
     assert torch.equal(turned.expression, latent.expression) and not torch.equal(turned.rotation, latent.rotation)
+
+
+def test_an_edit_ends_at_its_number_where_the_code_reads_beyond_the_limits():
+    """A code that reads less than rest and more than full: what is asked for is reached, and what is not stays as it was."""
+    numbers = torch.zeros(1, 52)
+    smile, jaw, brow = (ARKIT52.index(name) for name in ("mouthSmileLeft", "jawOpen", "browInnerUp"))
+    numbers[0, [smile, jaw, brow]] = torch.tensor([-0.1, 1.3, -0.2])
+    latent = replace(a_code(), expression=numbers.flip(-1) * 2, encoder=EncoderId("own", "1" * 64))
+    done = edit_semantics(latent, Edit(preset="happy"), readout=flipped())
+    read, wanted = done.expression.flip(-1)[0] / 2, preset_units("happy")
+    assert read[smile] == pytest.approx(wanted[smile].item()) and wanted[smile] > 0.5
+    assert read[jaw] == pytest.approx(wanted[jaw].item()) and read[brow] == pytest.approx(-0.2)
 
 
 def test_bad_edits_are_named():
