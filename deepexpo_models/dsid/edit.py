@@ -30,12 +30,8 @@ WIDEST_YAW = 90.0  # degrees: beyond it Euler angles mean another head
 class ReadOut(Protocol):
     """How the numbers of ARKit lie in the expression code of a DSID."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of what `read` gives, those of ARKit among them."""
-
-    def read(self, expression: Tensor) -> Tensor:
-        """expression (B, width) -> (B, len(names)), as it comes."""
+    def unlimited(self, expression: Tensor) -> Tensor:
+        """expression (B, width) -> (B, 52), also below 0 and above 1."""
 
     def arkit52(self, expression: Tensor) -> Tensor:
         """expression (B, width) -> (B, 52) in [0, 1]."""
@@ -142,15 +138,17 @@ def _expression(
         target = torch.lerp(target, preset_units(edit.preset).expand_as(target), edit.preset_strength)
     target = target + added
     target = torch.where(target == numbers, numbers, target.clamp(0, STRONGEST))
-    change = torch.where(target == numbers, torch.zeros_like(target), target - _as_read(source, readout))
+    change = target - numbers
+    if edit.preset != REST:  # ends at the preset's numbers, also where the code reads beyond the limits
+        change += edit.preset_strength * (change != 0) * _beyond(source, numbers, readout)
     return source.expression + change.to(source.expression) @ _directions(source, readout)
 
 
-def _as_read(semantics: Semantics, readout: ReadOut | None) -> Tensor:
-    """`arkit_numbers` not limited to [0, 1]: a change begins where the code is, so that it ends at the number asked for."""
+def _beyond(semantics: Semantics, numbers: Tensor, readout: ReadOut | None) -> Tensor:
+    """(B, 52): what was taken off a DSID's numbers to keep them in [0, 1]."""
     if semantics.encoder == ARKIT or readout is None:
-        return arkit_numbers(semantics, readout)
-    return readout.read(semantics.expression)[:, [readout.names.index(name) for name in ARKIT52]]
+        return torch.zeros_like(numbers)
+    return numbers - readout.unlimited(semantics.expression).float()
 
 
 def _directions(semantics: Semantics, readout: ReadOut | None) -> Tensor:

@@ -61,10 +61,13 @@ class ReadOut:
         """expression (B, width) -> values (B, F) in the factors' units, float32; not limited to the safe ranges."""
         return expression.float() @ self.weight.T.to(expression.device) + self.bias.to(expression.device)
 
+    def unlimited(self, expression: Tensor) -> Tensor:
+        """expression (B, width) -> (B, 52) in ARKIT52's order, also below 0 and above 1."""
+        return self.read(expression)[:, [self.names.index(name) for name in ARKIT52]]
+
     def arkit52(self, expression: Tensor) -> Tensor:
         """expression (B, width) -> (B, 52) in ARKIT52's order, in [0, 1]."""
-        rows = [self.names.index(name) for name in ARKIT52]
-        return self.read(expression)[:, rows].clamp(0, 1)
+        return self.unlimited(expression).clamp(0, 1)
 
     def direction(self, name: str) -> Tensor:
         """(width,): the shortest change of a code that raises the named factor by 1 of its unit and leaves the others."""

@@ -26,7 +26,7 @@ MANY_FACES = 16
 NO_LANDMARKS = (
     "this is no set of face landmarks; connect FACE_LANDMARKS from Detect Face Landmarks (MediaPipe) or Find Landmarks"
 )
-FLIP = (1.0, -1.0, -1.0)  # MediaPipe's axes (y up, z to the viewer) to the camera frame of dsid.rotation
+FLIP = (1.0, -1.0, -1.0)  # between MediaPipe's axes (y up, z to the viewer) and a picture's (y down, z away), dsid.rotation's
 SMALLEST = 2.0  # pixels that a face is wide and high
 
 
@@ -44,8 +44,7 @@ class FaceMesh:
         """(3, 3), by dsid.rotation; identity is MediaPipe's frontal face. Raises ValueError without its matrix."""
         if self.matrix is None:
             raise ValueError("this face has no matrix; open the landmarker with matrix=True")
-        turn, flip = self.matrix[:3, :3], self.matrix.new_tensor(FLIP)
-        return flip[:, None] * turn / turn.det().abs() ** (1 / 3) * flip
+        return rotation_of(self.matrix)
 
     @property
     def face(self) -> Face:
@@ -62,6 +61,12 @@ class Track:
     scores: tuple[dict[str, float], ...]
     size: tuple[int, int]  # height and width of the pictures
     note: str  # one sentence on frames without a face; empty where there were none
+
+
+def rotation_of(matrix: Tensor) -> Tensor:
+    """MediaPipe's matrix (4, 4), which holds a scale too -> (3, 3), see `FaceMesh.rotation`."""
+    turn, flip = matrix[:3, :3], matrix.new_tensor(FLIP)
+    return flip[:, None] * turn / turn.det().abs() ** (1 / 3) * flip
 
 
 def read_landmarks(landmarks) -> tuple[list[list[FaceMesh]], tuple[int, int]]:

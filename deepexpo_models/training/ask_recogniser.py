@@ -10,16 +10,14 @@ file is whole or not there, so the same command goes on after an interruption.
 """
 
 import argparse
-import multiprocessing
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..data.heads.judged import shown
 from ..data.heads.shards import RECOGNISED, SHARD
+from ..data.heads.work import work_off
 from ..evaluation.judges.photos import JudgeFiles, open_judge
 from ..image import bytes_to_model
 from ..whole_files import write_file
@@ -44,11 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         left = [path for path in shards if not _is_asked(path / RECOGNISED, options.recogniser)]
     except ValueError as error:
         parser.exit(2, f"{error}\n")
-    context, start = multiprocessing.get_context("spawn"), time.monotonic()
-    with context.Pool(min(options.workers, len(left)) or 1, _start, (options,)) as pool:
-        bar = tqdm(pool.imap(_write, left), total=len(shards), initial=len(shards) - len(left), unit="shard")
-        for done, _ in enumerate(bar, start=1):
-            bar.set_postfix_str(f"{done * SHARD / options.every / (time.monotonic() - start):.1f} pictures/s")
+    work_off(_write, left, len(shards), SHARD / options.every, options.workers, _start, options)
 
 
 def _is_asked(file: Path, recogniser: str) -> bool:

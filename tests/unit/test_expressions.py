@@ -170,6 +170,9 @@ def test_an_edit_ends_at_its_number_where_the_code_reads_beyond_the_limits():
     read, wanted = done.expression.flip(-1)[0] / 2, preset_units("happy")
     assert read[smile] == pytest.approx(wanted[smile].item()) and wanted[smile] > 0.5
     assert read[jaw] == pytest.approx(wanted[jaw].item()) and read[brow] == pytest.approx(-0.2)
+    for edit in (Edit(exaggerate=1.001), Edit(preset="happy", preset_strength=0.001), Edit(sliders={"smile": 0.001})):
+        little = edit_semantics(latent, edit, readout=flipped())
+        assert (little.expression - latent.expression).abs().max() < 0.01, "a little edit changes little"
 
 
 def test_bad_edits_are_named():

@@ -5,18 +5,17 @@ A shard is done or not there, so the same command goes on after an interruption.
 
 import argparse
 import hashlib
-import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ...claims import claimed
 from .model import HeadModel
 from .render import HeadRenderer
 from .shards import SHARD, SPLITS, render_shard, write_shard
+from .work import work_off
 
 _worker: dict = {}  # what a process keeps between shards: the renderer and its arguments
 
@@ -60,15 +59,7 @@ def _generate(options: argparse.Namespace) -> None:
     wanted = range(options.first, options.first + options.shards)
     left = [index for index in wanted if not (options.out / f"shard-{index:05d}").exists()]
     with claimed(options.out):
-        _render(options, wanted, left)
-
-
-def _render(options: argparse.Namespace, wanted: range, left: list[int]) -> None:
-    context, start = multiprocessing.get_context("spawn"), time.monotonic()
-    with context.Pool(min(options.workers, len(left)) or 1, _start, (options,)) as pool:
-        bar = tqdm(pool.imap(_write, left), total=len(wanted), initial=len(wanted) - len(left), unit="shard")
-        for done, _ in enumerate(bar, start=1):
-            bar.set_postfix_str(f"{done * SHARD / (time.monotonic() - start):.1f} pictures/s")
+        work_off(_write, left, len(wanted), SHARD, options.workers, _start, options)
 
 
 def _start(options: argparse.Namespace) -> None:

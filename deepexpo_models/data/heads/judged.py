@@ -10,15 +10,12 @@ interruption.
 """
 
 import argparse
-import multiprocessing
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ...dsid.mesh import units_of
 from ...faces.detectors import DetectorUnavailable
@@ -26,6 +23,7 @@ from ...faces.landmarks import open_landmarker
 from ...image import bytes_to_model, model_to_comfy
 from ...whole_files import write_file
 from .shards import JUDGED, SHARD
+from .work import work_off
 
 SIDE = 256  # pixels that the landmarker is shown
 _worker: dict = {}
@@ -62,11 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         open_landmarker(options.landmarker)
     except DetectorUnavailable as error:
         parser.exit(2, f"{error}\n")
-    context, start = multiprocessing.get_context("spawn"), time.monotonic()
-    with context.Pool(min(options.workers, len(left)) or 1, _start, (options.landmarker,)) as pool:
-        bar = tqdm(pool.imap(_write, left), total=len(shards), initial=len(shards) - len(left), unit="shard")
-        for done, _ in enumerate(bar, start=1):
-            bar.set_postfix_str(f"{done * SHARD / (time.monotonic() - start):.1f} pictures/s")
+    work_off(_write, left, len(shards), SHARD, options.workers, _start, options.landmarker)
 
 
 def _start(task: Path) -> None:

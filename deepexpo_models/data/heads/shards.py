@@ -191,8 +191,8 @@ class HeadStore:
     def recognised(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, D) of the recogniser's width, NaN where it was not asked or found no face; D is 1 where it was never
         asked."""
-        known = [words for shard in range(len(self._paths)) if (words := self._beside(shard, RECOGNISED))]
-        width = known[0]["vectors"].shape[1] if known else 1
+        known = (self._beside(shard, RECOGNISED) for shard in range(len(self._paths)))
+        width = next((words["vectors"].shape[1] for words in known if words), 1)
         return self._take(torch.full((len(rows), width), torch.nan), rows, RECOGNISED, "vectors")
 
     def _take(self, values: Tensor, rows: Tensor, file: str, word: str) -> Tensor:

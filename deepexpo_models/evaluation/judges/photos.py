@@ -29,6 +29,7 @@ from torch import Tensor
 from ...dsid.rotation import matrix_to_euler
 from ...faces.detectors import INSIGHTFACE_SIZES
 from ...faces.find import open_detector
+from ...faces.landmarks import rotation_of
 from ...image import IMAGENET_MEAN, IMAGENET_STD, comfy_to_bgr, model_to_comfy, normalised, resize
 from .judge import judged, load_judge, to_share
 from .kinds import DRAWN, RENDERED
@@ -288,9 +289,7 @@ def moving(categories) -> list[float]:
 
 def pose_of_matrix(matrix: np.ndarray) -> Tensor:
     """MediaPipe's 4 x 4 matrix (x to the right, y up, z to the viewer) -> yaw, pitch, roll as in dsid.rotation."""
-    turn = F.normalize(torch.as_tensor(np.asarray(matrix), dtype=torch.float32)[:3, :3], dim=0)
-    frame = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    return matrix_to_euler(frame @ turn @ frame)
+    return matrix_to_euler(rotation_of(torch.as_tensor(np.asarray(matrix), dtype=torch.float32)))
 
 
 def to_rgb_levels(image: Tensor) -> np.ndarray:
