@@ -3,7 +3,7 @@
 #   bash weights/starter_heads.sh [RUNS] [HEADS.NPZ]
 # RUNS/heads/train and RUNS/heads/test hold rendered heads, as photo.sh leaves them; HEADS.NPZ (docs/heads.md) renders them first.
 # Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used where there is one.
-# VAE_STEPS, BASE_STEPS, MEAF_STEPS, JUDGE_STEPS, SIZE_OF_BATCH, SAMPLE_EVERY, COUNT (heads of the figures), DRAW_STEPS, SHARDS,
+# VAE_STEPS, DECODER_STEPS, BASE_STEPS, MEAF_STEPS, JUDGE_STEPS, SIZE_OF_BATCH, SAMPLE_EVERY, COUNT (heads of the figures), DRAW_STEPS, SHARDS,
 # WORKERS and THREADS in the environment make it shorter or longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,9 +24,12 @@ if [ -n "$model" ]; then
     heads --out "$runs/heads/train" --shards "${SHARDS:-240}" --workers "${WORKERS:-1}"
 fi
 
-vae=$runs/heads-vae/starter-base.safetensors
-train train_starter --part vae --out "$runs/heads-vae" --latent-channels 16 --steps "${VAE_STEPS:-3000}" --batch-size 16 --crop 64 \
+train train_starter --part vae --out "$runs/heads-vae" --latent-channels 16 --steps "${VAE_STEPS:-1500}" --batch-size 16 --crop 64 \
     --lr 5e-3
+# on whole pictures: normalisations and attention of a decoder that saw crops alone cost it 3 dB there
+vae=$runs/heads-decoder/starter-base.safetensors
+train train_starter --part decoder --out "$runs/heads-decoder" --vae "$runs/heads-vae/starter-base.safetensors" \
+    --steps "${DECODER_STEPS:-1500}" --batch-size 6 --lr 3e-3
 measure round_trip --base weights/starter-base.safetensors "$vae"
 
 # U-Net, text encoder and factor tokens; its gate, before a MEAF is begun: the MEAF steers what the base can draw

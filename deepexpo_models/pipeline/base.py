@@ -18,6 +18,8 @@ from ..starter import FILE_KIND
 from ..starter.diffusers_host import StarterParts, encode_prompts, load_starter, training_scheduler
 from ..weights import read_header
 
+DECODES = ("decoder.", "post_quant_conv.")  # parts of a VAE that make pictures of latents
+
 
 @dataclass
 class Base:
@@ -47,10 +49,11 @@ class Base:
 
     @property
     def vae_id(self) -> str:
-        """A number that differs where latents would."""
+        """A number that differs where latents would, whatever decodes them."""
         digest = hashlib.sha256(str(self._scale).encode())
-        for tensor in self._vae.state_dict().values():
-            digest.update(tensor.detach().float().cpu().numpy())
+        for name, tensor in self._vae.state_dict().items():
+            if not name.startswith(DECODES):
+                digest.update(tensor.detach().float().cpu().numpy())
         return digest.hexdigest()[:12]
 
     @torch.no_grad()

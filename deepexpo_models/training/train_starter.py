@@ -1,7 +1,8 @@
-"""Train the starter base: python -m deepexpo_models.training.train_starter --part vae|text2image --out runs/x --synthetic FACES
+"""Train the starter base: python -m deepexpo_models.training.train_starter --part vae|decoder|text2image --out runs/x --heads X
 
-First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter-base.safetensors). On rendered heads
-(--heads) a part of the samples is told the true factors as well, by tokens beside the caption's (see starter.factors).
+First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter-base.safetensors). Its decoder alone
+can be trained further at any time, also of a finished base, since its latents stay what they are. On rendered heads (--heads)
+a part of the samples is told the true factors as well, by tokens beside the caption's (see starter.factors).
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +32,6 @@ from ..starter.diffusers_host import (
     training_scheduler,
 )
 from ..starter.factors import FactorTokens, load_factors, save_factors
-from ..weights import read_header
 from ..whole_files import write_file
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
@@ -39,10 +39,11 @@ from .engine.muon import Muon, split_parameters
 from .engine.settings import RunSettings, option, run_command
 from .meaf.diffusion_loss import min_snr_weights, sample_times
 from .starter.data import CaptionedPictures, DrawnPictures, Frames, HeadPictures, PlainFrames
-from .starter.steps import Text2ImageStep, VAEStep, normalise
+from .starter.steps import Text2ImageStep, VAEStep, decoder_of, principal_components
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
-FIRST_LOGVAR = -6.0  # of a latent; from 0 the noise hides the picture and hundreds of steps pass before anything is learned
+LOGVAR = -6.0  # of a latent, of which the mean alone is learned: noise of 0.05, so that a decoder forgives a U-Net its errors
+COMPONENTS_OF = 1024  # pictures whose patches say what the latents are
 BACKGROUND = 0.6  # weight of what is no face, for the VAE
 HELD_OUT = 256  # pictures at most, the last of the data, that text2image never trains on
 CHUNK = 64  # pictures that are encoded at once
@@ -55,16 +56,15 @@ class StarterSettings(RunSettings):
     """Training of the starter base."""
 
     lr: float = option(2e-3, "learning rate after the warm-up")
-    part: str = option(help="what to train", choices=("vae", "text2image"), fixed=True)
+    part: str = option(help="what to train", choices=("vae", "decoder", "text2image"), fixed=True)
     synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
     heads: str = option("", "instead of them: folder of rendered heads (deepexpo_models.data.heads.generate)")
     latent_channels: int = option(STARTER.latent_channels, "vae: channels of a latent", fixed=True)
     stills: str = option("", "instead of them: folder of pictures, each with its caption in a .txt file of its name")
-    vae: str = option("", "text2image: the starter file that holds the trained VAE")
+    vae: str = option("", "decoder, text2image: the starter file that holds the trained VAE")
     region_weight: float = option(6.0, "extra weight of eyes, brows and mouth, where they are known")
     face_weight: float = option(2.0, "text2image: extra weight of the face")
-    crop: int = option(0, "vae: side of the random crops it is trained on, which are cheaper; 0: whole pictures")
-    kl: float = option(1e-6, "vae: weight of the latents' Kullback-Leibler divergence")
+    crop: int = option(0, "vae, decoder: side of the random crops it is trained on, which are cheaper; 0: whole pictures")
     text_drop: float = option(0.1, "text2image: share of empty prompts")
     snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023); 0: none")
     factor_drop: float = option(0.5, "text2image on heads: share of samples without factor tokens; 1: there are none")
@@ -78,8 +78,8 @@ class StarterSettings(RunSettings):
             raise ValueError("give either --synthetic, --heads or --stills, the pictures to train on")
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels is {self.latent_channels}; it must be at least 1")
-        if self.part == "text2image" and not self.vae:
-            raise ValueError("text2image needs --vae, the starter file that --part vae made")
+        if self.part != "vae" and not self.vae:
+            raise ValueError(f"{self.part} needs --vae, the starter file that --part vae made")
         if not 0 <= self.factor_drop <= 1:
             raise ValueError(f"factor_drop is {self.factor_drop}; it is a share from 0 to 1")
         if self.factors and not self.has_factors:
@@ -96,19 +96,19 @@ class StarterSettings(RunSettings):
 
 def train(settings: StarterSettings) -> Path | None:
     """Run or resume one part; returns the starter file with it, None when the run was stopped before its end."""
-    return {"vae": _train_vae, "text2image": _train_text2image}[settings.part](settings)
+    return {"vae": _train_vae, "decoder": _train_vae, "text2image": _train_text2image}[settings.part](settings)
 
 
 def _train_vae(settings: StarterSettings) -> Path | None:
     engine = Engine(settings)
     data = _data(settings, engine)
-    config = replace(STARTER, latent_channels=settings.latent_channels, merges=build_vocabulary(data.words))
-    parts = build_starter(config)
-    with torch.no_grad():
-        parts.vae.quant_conv.bias[parts.config.latent_channels :] = FIRST_LOGVAR
+    parts = _new_parts(settings, data.words) if settings.part == "vae" else load_starter(Path(settings.vae))
+    network, components = (parts.vae, _components(parts, data)) if settings.part == "vae" else (decoder_of(parts.vae), None)
     if settings.checkpointing:
         parts.vae.enable_gradient_checkpointing()
-    step_module, optimizer, schedule, ema = _prepared(engine, settings, VAEStep(parts.vae, settings.kl), parts.vae)
+    step_module, optimizer, schedule, ema = _prepared(engine, settings, VAEStep(parts.vae, network, components), network)
+    if components is not None:
+        engine.register("components", components)  # a resumed run keeps them, whatever pictures have come since
     feed = engine.feed(lambda count, generator, _: data.frames(torch.randint(len(data), (count,), generator=generator)))
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
@@ -118,20 +118,27 @@ def _train_vae(settings: StarterSettings) -> Path | None:
             with engine.autocast():
                 terms, psnr = step_module(images, weight_map(region, face, settings.region_weight, BACKGROUND), generator)
             engine.backward(sum(terms.values()), terms)
-        norm = engine.clip(parts.vae.parameters())
+        norm = engine.clip(network.parameters())
         optimizer.step(), schedule.step(), optimizer.zero_grad()
-        ema.update(parts.vae, step)
+        ema.update(network, step)
         engine.log(step, {**terms, "grad_norm": norm, "psnr": psnr})
         if settings.sample_every and (step + 1) % settings.sample_every == 0:
-            with ema.applied(parts.vae):
+            with ema.applied(network):
                 whole = frames.images[:8].to(engine.device)
                 again = decode(parts, encode(parts, whole))
             engine.images(step + 1, "vae", torch.stack([whole, again], 1).flatten(0, 1), columns=4)
     if not engine.finished:
         return None
-    with ema.applied(parts.vae):
-        normalise(parts.vae, _latent_means(parts, data, engine.device))
+    with ema.applied(network):
         return _release(engine, settings, parts)
+
+
+def _new_parts(settings: StarterSettings, words: tuple[str, ...]) -> StarterParts:
+    parts = build_starter(replace(STARTER, latent_channels=settings.latent_channels, merges=build_vocabulary(words)))
+    with torch.no_grad():
+        for parameter, value in ((parts.vae.quant_conv.weight, 0.0), (parts.vae.quant_conv.bias, LOGVAR)):
+            parameter[parts.config.latent_channels :] = value
+    return parts
 
 
 def _train_text2image(settings: StarterSettings) -> Path | None:
@@ -256,17 +263,16 @@ def _factors(settings: StarterSettings, parts: StarterParts, data, device: torch
     return module.to(device)
 
 
-@torch.no_grad()
-def _latent_means(parts: StarterParts, data, device: torch.device) -> Tensor:
-    """(N, C, h, w) of some 256 pictures."""
-    rows = torch.arange(0, len(data), max(1, len(data) // 256))
-    return torch.cat([parts.vae.encode(data.images(part).to(device)).latent_dist.mean for part in rows.split(CHUNK)])
+def _components(parts: StarterParts, data) -> nn.Module:
+    """What the latents shall be, from some of the pictures."""
+    rows = data.worth_drawing()
+    images = torch.cat([data.images(part) for part in rows[:: max(1, len(rows) // COMPONENTS_OF)].split(CHUNK)])
+    return principal_components(images, parts.config.latent_channels, parts.config.image_size // parts.config.latent_size)
 
 
 def _latents(settings: StarterSettings, parts: StarterParts, data, engine: Engine) -> np.ndarray:
     """(N, C, h, w) float16 of all pictures, encoded once per VAE and kept beside the run, read from disk as needed."""
-    vae = read_header(Path(settings.vae)).metadata["sha256"][:12]
-    path = Path(settings.out) / f"latents-{vae}-{len(data)}.npy"
+    path = Path(settings.out) / f"latents-{starter_base(parts).vae_id}-{len(data)}.npy"
     if engine.is_main and not path.exists():
         engine.say(f"encoding {len(data)} pictures")
         with write_file(path) as beside:

@@ -17,8 +17,8 @@ from deepexpo_models.training import train_judge
 from deepexpo_models.weights import PACK_WEIGHTS, read_header
 from toy_run import ROOT
 
-SHORT = {"VAE_STEPS": "1", "BASE_STEPS": "1", "MEAF_STEPS": "1", "SIZE_OF_BATCH": "2", "COUNT": "2", "DRAW_STEPS": "1",
-         "SAMPLE_EVERY": "0"}  # fmt: skip
+SHORT = {"VAE_STEPS": "1", "DECODER_STEPS": "1", "BASE_STEPS": "1", "MEAF_STEPS": "1", "SIZE_OF_BATCH": "2", "COUNT": "2",
+         "DRAW_STEPS": "1", "SAMPLE_EVERY": "0"}  # fmt: skip
 PICTURES = shards.PEOPLE * shards.FRAMES  # of a shard
 
 

@@ -18,11 +18,11 @@ from deepexpo_models.evaluation.factors import FACTORS
 from deepexpo_models.evaluation.reading import agreement, asked, read
 from deepexpo_models.pipeline.base import load_base
 from deepexpo_models.starter import STARTER, build_vocabulary
-from deepexpo_models.starter.diffusers_host import build_starter, decode, encode, load_starter, save_starter
+from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
 from deepexpo_models.starter.factors import CHOICES, TOKENS, WIDTHS, FactorTokens, load_factors, save_factors, true_factors
 from deepexpo_models.training import train_starter
 from deepexpo_models.training.starter import data as starter_data
-from deepexpo_models.training.starter.steps import Text2ImageStep, normalise
+from deepexpo_models.training.starter.steps import Text2ImageStep, principal_components
 from deepexpo_models.training.train_starter import StarterSettings, train
 from deepexpo_models.weights import load_tensors
 from fake_heads import write_fake_heads
@@ -190,17 +190,19 @@ def test_a_reader_without_read_outs_is_refused(heads, reader):
         read(reader, heads.images)
 
 
-def test_latents_are_normalised_in_the_vae(parts, heads):
-    """Mean 0 and variance 1 in every channel, the noise scaled with it; what is rebuilt stays the same."""
-    base = load_starter(parts / "base.safetensors")
-    before, kept = encode(base, heads.images), decode(base, encode(base, heads.images))
-    spread = base.vae.encode(heads.images).latent_dist.std / before.std((0, 2, 3))[:, None, None]
-    normalise(base.vae, before)
-    after = base.vae.encode(heads.images).latent_dist
-    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.ones(16), atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.std, spread, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(decode(base, after.mean), kept, atol=1e-4, rtol=1e-4)
+def test_latents_are_the_principal_components_of_patches(heads):
+    """Uncorrelated, of mean 0 and on average variance 1, each as loud as the square root of its pixels; no other linear latents
+    of that many channels hold more of the pictures."""
+    find = principal_components(heads.images, 5, 8)
+    latents = find(heads.images).movedim(1, 3).flatten(0, 2)
+    pixels = torch.nn.functional.pixel_unshuffle(heads.images, 8).movedim(1, 3).flatten(0, 2)
+    _, singular, vectors = torch.linalg.svd((pixels - pixels.mean(0)).double(), full_matrices=False)
+    torch.testing.assert_close(latents.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    spread = singular[:5] / (len(pixels) - 1) ** 0.5
+    torch.testing.assert_close(torch.cov(latents.T).double(), torch.diag(spread / spread.mean()), atol=1e-3, rtol=1e-3)
+    best = ((pixels - pixels.mean(0)).double() @ vectors[:5].T).square().sum()
+    held = torch.linalg.lstsq(latents.double(), (pixels - pixels.mean(0)).double()).solution
+    torch.testing.assert_close((latents.double() @ held).square().sum(), best, rtol=1e-3, atol=0)
 
 
 def test_a_vae_that_loses_nothing(parts, heads, reader, monkeypatch):

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from deepexpo_models.data.synthetic import shards
+from deepexpo_models.pipeline.base import starter_base
 from deepexpo_models.starter.diffusers_host import decode, encode, load_starter
 from deepexpo_models.training import train_starter
 from deepexpo_models.training.engine.settings import parse_settings
 from deepexpo_models.training.starter import data as starter_data
+from deepexpo_models.training.starter.steps import principal_components
 from deepexpo_models.training.train_starter import StarterSettings, VAEStep, train
 from deepexpo_models.weights import load_tensors
 from fake_heads import write_fake_heads
@@ -59,28 +61,54 @@ def lines(out: Path) -> list[dict]:
 def test_vae_part_makes_a_starter_file(vae):
     assert vae.name == "starter-base.safetensors"
     log = lines(vae.parent)
-    assert len(log) == 3 and all(math.isfinite(line[name]) for line in log for name in ("picture", "kl", "psnr", "grad_norm"))
+    names = ("picture", "latent", "psnr", "grad_norm")
+    assert len(log) == 3 and all(math.isfinite(line[name]) for line in log for name in names)
     assert (vae.parent / "samples").is_dir() and list((vae.parent / "samples").glob("vae-*2.png"))
     parts = load_starter(vae)
     store = shards.ShardStore(json.loads((vae.parent / "settings.json").read_text())["settings"]["synthetic"])
     latents = encode(parts, store.images(torch.arange(len(store))))
-    assert latents.std().item() == pytest.approx(1, rel=0.02)
-    assert decode(parts, latents[:1]).shape == (1, 3, 128, 128)
+    assert latents.shape == (len(store), 8, 16, 16) and decode(parts, latents[:1]).shape == (1, 3, 128, 128)
+    assert parts.vae.encode(store.images(torch.arange(1))).latent_dist.logvar.unique().item() == -6, "the same noise everywhere"
 
 
 def test_vae_steps_lower_the_loss(vae, faces):
     """On one batch, with the trainer's own optimizer: the step's terms are what a lower loss means."""
     parts, data = load_starter(vae), starter_data.DrawnPictures(str(faces), 128)
     images = data.images(torch.arange(2))[..., 32:64, 32:64]
-    step = VAEStep(parts.vae.requires_grad_(True).train(), 1e-6)
+    step = VAEStep(parts.vae, parts.vae, principal_components(images, 8, 8))
     optimizer = train_starter.Muon(*train_starter.split_parameters([parts.vae], train_starter.NO_MATRICES), 2e-3)
     found = []
     for _ in range(8):
         terms, psnr = step(images, torch.ones_like(images[:, :1]), torch.Generator().manual_seed(0))
         sum(terms.values()).backward()
         optimizer.step(), optimizer.zero_grad()
-        found.append((terms["picture"].item(), psnr.item()))
-    assert found[-1][0] < 0.8 * found[0][0] and found[-1][1] > found[0][1]
+        found.append((terms["picture"].item(), terms["latent"].item(), psnr.item()))
+    (picture, latent, before), (picture_after, latent_after, after) = found[0], found[-1]
+    assert picture_after < 0.8 * picture and latent_after < 0.8 * latent and after > before
+
+
+def test_a_decoder_learns_on_and_the_latents_stay(vae, faces, tmp_path):
+    """Also of a file whose U-Net is trained: nothing but the decoder changes."""
+    made = train(settings(tmp_path, part="decoder", synthetic=str(faces), vae=str(vae), steps=2, crop=64))
+    (_, given), (_, one) = (load_tensors(path, "starter") for path in (vae, made))
+    changed = {name for name in given if not torch.equal(one[name], given[name])}
+    assert changed and all(name.startswith(("vae.decoder.", "vae.post_quant_conv.")) for name in changed)
+    before, after = (load_starter(path) for path in (vae, made))
+    images = shards.ShardStore(faces).images(torch.arange(2))
+    assert torch.equal(encode(before, images), encode(after, images))
+    assert starter_base(before).vae_id == starter_base(after).vae_id, "kept latents serve both"
+    after.vae.quant_conv.bias.data += 1
+    assert starter_base(before).vae_id != starter_base(after).vae_id
+
+
+def test_a_resumed_vae_keeps_its_latents(faces, tmp_path, monkeypatch):
+    """Also where pictures have come since the run began, whose principal components are others."""
+    others = [torch.nn.Conv2d(3, 8, 8, stride=8).requires_grad_(False) for _ in range(2)]
+    first = others[0].weight.clone()
+    for steps, components in enumerate(others, 1):
+        monkeypatch.setattr(train_starter, "_components", lambda *_, found=components: found)
+        train(settings(tmp_path, part="vae", synthetic=str(faces), steps=steps, crop=32, sample_every=0))
+    assert torch.equal(others[1].weight, first)
 
 
 def test_text2image_resumes_bit_equal(vae, faces, tmp_path):
@@ -154,6 +182,7 @@ def test_drawn_faces_of_another_size_are_refused(faces):
     [(["--part", "vae"], "give either --synthetic, --heads or --stills"),
      (["--part", "vae", "--synthetic", "x", "--stills", "y"], "give either --synthetic, --heads or --stills"),
      (["--part", "text2image", "--synthetic", "x"], "text2image needs --vae"),
+     (["--part", "decoder", "--synthetic", "x"], "decoder needs --vae"),
      (["--part", "vae", "--synthetic", "x", "--crop", "60"], "crop is 60; it is a multiple of 8"),
      (["--part", "unet", "--synthetic", "x"], "invalid choice")],
 )  # fmt: skip

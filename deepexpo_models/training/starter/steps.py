@@ -1,4 +1,4 @@
-"""What the steps of the starter's training compute: the VAE's losses and the scale of its latents, the U-Net's error."""
+"""What the steps of the starter's training compute: the VAE's latents and losses, the U-Net's error."""
 
 from typing import Any
 
@@ -10,27 +10,61 @@ from ...dsid.losses import reconstruction
 from ...starter.diffusers_host import StarterParts, encode_prompts
 from ...starter.factors import FactorTokens, beside
 
+LATENT_WEIGHT = 4.0  # of the squared errors of latents
 COLOUR_WEIGHT = 6.0  # of squared errors of 8x8 means: L1 alone stayed content without the red-green axis for 1200 steps
 
 
 class VAEStep(nn.Module):
-    """forward(images, weights, generator) -> named loss terms, and the PSNR of what was rebuilt."""
+    """forward(images, weights, generator) -> named loss terms, and the PSNR of what was rebuilt. network: what of the VAE
+    learns, all of it or its decoder. components: what the encoder learns to find in a picture (`principal_components`), which
+    in every second row is decoded in the place of what it found; None: the latents are what the encoder finds.
+    """
 
     vae: Any  # diffusers' AutoencoderKL
 
-    def __init__(self, vae: nn.Module, kl: float):
+    def __init__(self, vae: nn.Module, network: nn.Module, components: nn.Module | None = None):
         super().__init__()
-        self.vae, self.kl = vae, kl
+        self.vae, self.components = vae, components
+        network.train().requires_grad_(True)
 
     def forward(self, images: Tensor, weights: Tensor, generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
-        distribution = self.vae.encode(images).latent_dist
-        made = self.vae.decode(distribution.sample(generator)).sample.float()
-        terms = {
+        found, terms = self.vae.encode(images).latent_dist, {}
+        latents = found.mean
+        if self.components is not None:
+            true = self.components(images)
+            terms["latent"] = LATENT_WEIGHT * F.mse_loss(latents, true)
+            latents = torch.where(torch.arange(len(true), device=true.device)[:, None, None, None] % 2 > 0, latents, true)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        made = self.vae.decode(latents + found.std.detach() * noise).sample.float()
+        terms |= {
             "picture": reconstruction(made, images, weights),
             "colour": COLOUR_WEIGHT * F.mse_loss(F.avg_pool2d(made, 8), F.avg_pool2d(images, 8)),
-            "kl": self.kl * distribution.kl().mean(),
         }
         return terms, -10 * torch.log10((made - images).detach().square().mean() / 4)
+
+
+@torch.no_grad()
+def principal_components(images: Tensor, channels: int, patch: int) -> nn.Conv2d:
+    """Frozen (B, 3, S, S) -> (B, channels, S / patch, S / patch): what of a patch of pixels differs most in images
+    (N, 3, S, S), the first components of their covariance (Pearson 1901).
+
+    Component k has the variance sqrt(l_k), l_k its eigenvalue, times a number that gives all of them the mean variance 1: what
+    is coarse and shared by many pixels stays louder than what is fine, but less so than in the pixels.
+    """
+    pixels = F.pixel_unshuffle(images, patch).movedim(1, 3).flatten(0, 2)
+    mean = pixels.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(pixels.T).double())  # in rising order
+    values, vectors = values.flip(0)[:channels].clamp(min=0), vectors.flip(1)[:, :channels]
+    gain = values.clamp(min=1e-12) ** -0.25 / values.sqrt().mean().sqrt()
+    found = nn.Conv2d(3, channels, patch, stride=patch)
+    found.weight.copy_((vectors * gain).T.reshape(channels, 3, patch, patch))
+    found.bias.copy_(-(mean.double() @ (vectors * gain)))
+    return found.requires_grad_(False)
+
+
+def decoder_of(vae) -> nn.Module:
+    """What of a diffusers AutoencoderKL makes pictures of latents; what makes the latents stays as it is."""
+    return nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
 
 
 class Text2ImageStep(nn.Module):
@@ -65,16 +99,3 @@ class Text2ImageStep(nn.Module):
         target = noise if parts.config.prediction == "epsilon" else schedule.get_velocity(clean, noise, times)
         weights = weights.to(clean) if isinstance(weights, Tensor) else weights
         return ((found.float() - target).square() * weights).mean((1, 2, 3))
-
-
-@torch.no_grad()
-def normalise(vae, latents: Tensor) -> None:
-    """Give the latents' channels the mean 0 and the variance 1 that they have not in latents (N, C, h, w): the VAE's first and
-    last 1x1 convolutions take it in, so what it rebuilds stays the same, and its files need no numbers beside the weights."""
-    count, middle, spread = latents.shape[1], latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp(min=1e-4)
-    into, out = vae.quant_conv, vae.post_quant_conv
-    out.bias += out.weight[:, :, 0, 0] @ middle
-    out.weight *= spread[:, None, None]
-    into.weight[:count] /= spread[:, None, None, None]
-    into.bias[:count] = (into.bias[:count] - middle) / spread
-    into.bias[count:] -= 2 * spread.log()  # logarithms of variances
