@@ -1,7 +1,7 @@
 """Measure DSID and MEAF on held-out drawn people, or on rendered heads of held-out people:
 
     python -m deepexpo_models.evaluation.run --out runs/evaluation
-    python -m deepexpo_models.evaluation.run --out runs/evaluation --heads runs/heads/test --judge runs/judge/judge.safetensors
+    python -m deepexpo_models.evaluation.run --out runs/evaluation --heads runs/heads/test --base BASE --meaf MEAF --dsid DSID
 
 Writes results.json, results.md and pictures. Without options it measures the starter in weights/.
 """
@@ -20,7 +20,7 @@ from ..pipeline.generate import STARTER, Pipeline
 from ..weights import PACK_WEIGHTS
 from ..whole_files import write_text
 from .dsid_report import measure_dsid
-from .judges.judge import load_judge
+from .judges.judge import Judge, load_judge
 from .judges.kinds import DRAWN, RENDERED
 from .meaf_report import SWEEP, measure_meaf
 from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
@@ -28,7 +28,7 @@ from .rendered_heads import report
 from .requests import drawn_requests, head_requests
 from .tables import as_json, figure_table, markdown
 
-FILES = {**STARTER, "judge": PACK_WEIGHTS / "judge.safetensors"}
+JUDGES = {DRAWN: PACK_WEIGHTS / "judge.safetensors", RENDERED: PACK_WEIGHTS / "judge-heads.safetensors"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,8 +50,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    for name, path in FILES.items():
+    for name, path in STARTER.items():
         parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: weights/{path.name}")
+    parser.add_argument("--judge", type=Path, help="default: the one in weights/ of the pictures that are measured")
+
+
+def open_judge(options: argparse.Namespace, pictures: str) -> Judge:
+    """The judge of `add_files`, of DRAWN or RENDERED pictures."""
+    return load_judge(options.judge or JUDGES[pictures], pictures)
 
 
 def open_pipeline(options: argparse.Namespace, **settings) -> Pipeline:
@@ -71,7 +77,7 @@ def run(options: argparse.Namespace) -> dict:
 
     store = HeadStore(options.heads) if options.heads else None
     results["pictures"] = RENDERED if store else DRAWN
-    judge = None if options.only == "dsid" else load_judge(options.judge, results["pictures"])
+    judge = None if options.only == "dsid" else open_judge(options, results["pictures"])
     if options.only != "meaf":
         say("measuring the DSID")
         dsid = load_dsid(options.dsid).float().eval()

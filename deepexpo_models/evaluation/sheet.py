@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from ..data.synthetic import Scene, concatenate, render, sample_scenes
-from .judges.judge import Judge, judged, load_judge
+from .judges.judge import Judge, judged
 from .judges.kinds import DRAWN
 from .meaf_report import draw
 from .metrics import turned
 from .plots import sheet_picture
 from .requests import DrawnPhotos, Request, caption_of
-from .run import add_files, open_pipeline
+from .run import add_files, open_judge, open_pipeline
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_sheet(options: argparse.Namespace) -> None:
     start = time.monotonic()
-    pipeline, judge = open_pipeline(options, steps=options.steps), load_judge(options.judge, DRAWN)
+    pipeline, judge = open_pipeline(options, steps=options.steps), open_judge(options, DRAWN)
     people, references, request = grid_request(options.people, options.references, options.seed)
     pictures = draw(pipeline, request)
     notes = measured(request, pictures, judge)

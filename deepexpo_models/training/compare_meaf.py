@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from ..dsid import load_dsid
-from ..evaluation.judges.judge import judged, load_judge
+from ..evaluation.judges.judge import judged
 from ..evaluation.judges.kinds import DRAWN
 from ..evaluation.meaf_report import CHUNK, draw, figures
 from ..evaluation.requests import make_request
-from ..evaluation.run import add_files
+from ..evaluation.run import add_files, open_judge
 from ..evaluation.tables import as_json, write_table
 from ..meaf import load_meaf
 from ..pipeline.base import load_base
@@ -66,7 +66,7 @@ def table(options: argparse.Namespace) -> list[dict]:
     """Train and measure the rows, and the base alone; writes sizes.json and sizes.md."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    judge, base = load_judge(options.judge, DRAWN), load_base(str(options.base), torch.device("cpu"))
+    judge, base = open_judge(options, DRAWN), load_base(str(options.base), torch.device("cpu"))
     dsid = load_dsid(options.dsid).float().eval()
     request = make_request(options.pictures, seed=5)
     rows = []

@@ -43,6 +43,7 @@ from .starter.steps import Text2ImageStep, VAEStep, decoder_of, principal_compon
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
 LOGVAR = -6.0  # of a latent, of which the mean alone is learned: noise of 0.05, so that a decoder forgives a U-Net its errors
+MOST_CHANNELS = 3 * (STARTER.image_size // STARTER.latent_size) ** 2
 COMPONENTS_OF = 1024  # pictures whose patches say what the latents are
 BACKGROUND = 0.6  # weight of what is no face, for the VAE
 HELD_OUT = 256  # pictures at most, the last of the data, that text2image never trains on
@@ -76,8 +77,8 @@ class StarterSettings(RunSettings):
         super().__post_init__()
         if sum(map(bool, (self.synthetic, self.heads, self.stills))) != 1:
             raise ValueError("give either --synthetic, --heads or --stills, the pictures to train on")
-        if self.latent_channels < 1:
-            raise ValueError(f"latent_channels is {self.latent_channels}; it must be at least 1")
+        if not 1 <= self.latent_channels <= MOST_CHANNELS:
+            raise ValueError(f"latent_channels is {self.latent_channels}; it lies from 1 to {MOST_CHANNELS}, a patch's numbers")
         if self.part != "vae" and not self.vae:
             raise ValueError(f"{self.part} needs --vae, the starter file that --part vae made")
         if not 0 <= self.factor_drop <= 1:

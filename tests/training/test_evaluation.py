@@ -43,7 +43,7 @@ TINY_JUDGE = JudgeConfig(32, 32, 32, (16, 16), (16, 16), 16)
 def files(tmp_path_factory):
     """Option -> file; gates open, so that the streams show; the judge sees a face in some pictures."""
     folder = tmp_path_factory.mktemp("weights")
-    found = {name: folder / f"{name}.safetensors" for name in run.FILES}
+    found = {name: folder / f"{name}.safetensors" for name in (*run.STARTER, "judge")}
     torch.manual_seed(0)
     encoder = save_dsid(found["dsid"], DSID(TINY_DSID))
     save_starter(found["base"], build_starter(TINY_BASE))

@@ -184,6 +184,7 @@ def test_drawn_faces_of_another_size_are_refused(faces):
      (["--part", "text2image", "--synthetic", "x"], "text2image needs --vae"),
      (["--part", "decoder", "--synthetic", "x"], "decoder needs --vae"),
      (["--part", "vae", "--synthetic", "x", "--crop", "60"], "crop is 60; it is a multiple of 8"),
+     (["--part", "vae", "--synthetic", "x", "--latent-channels", "200"], "latent_channels is 200; it lies from 1 to 192"),
      (["--part", "unet", "--synthetic", "x"], "invalid choice")],
 )  # fmt: skip
 def test_unusable_commands_are_one_sentence(others, sentence, capsys, tmp_path):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from deepexpo_models.evaluation.judges.judge import load_judge
+from deepexpo_models.evaluation.run import JUDGES
 from deepexpo_models.weights import TRAINED_ON, kinds_of_pictures, read_header
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -23,6 +25,12 @@ def test_a_file_is_the_listed_one(digest, name):
 @pytest.mark.parametrize("name", ["starter-dsid.safetensors", "starter-meaf.safetensors", "photo-dsid.safetensors"])
 def test_encoders_and_adapters_say_from_what_they_learned(name):
     assert "drawings" in read_header(WEIGHTS / name).trained_on
+
+
+@pytest.mark.parametrize("pictures", JUDGES)
+def test_the_judge_of_a_kind_of_pictures_knows_its_own_errors(pictures):
+    errors = load_judge(JUDGES[pictures], pictures).errors
+    assert {"pictures", "degraded pictures"} <= errors.keys() and 0 < errors["pictures"]["rotation degrees"] < 8
 
 
 def test_a_training_adds_its_pictures_to_those_of_its_start():

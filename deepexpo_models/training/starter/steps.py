@@ -57,8 +57,8 @@ def principal_components(images: Tensor, channels: int, patch: int) -> nn.Conv2d
     values, vectors = values.flip(0)[:channels].clamp(min=0), vectors.flip(1)[:, :channels]
     gain = values.clamp(min=1e-12) ** -0.25 / values.sqrt().mean().sqrt()
     found = nn.Conv2d(3, channels, patch, stride=patch)
-    found.weight.copy_((vectors * gain).T.reshape(channels, 3, patch, patch))
-    found.bias.copy_(-(mean.double() @ (vectors * gain)))
+    kernels, offset = (vectors * gain).T.reshape(channels, 3, patch, patch), -(mean.double() @ (vectors * gain))
+    found.load_state_dict({"weight": kernels, "bias": offset})
     return found.requires_grad_(False)
 
 
