@@ -35,7 +35,7 @@ measure round_trip --base weights/starter-base.safetensors "$vae"
 # U-Net, text encoder and factor tokens; its gate, before a MEAF is begun: the MEAF steers what the base can draw
 base=$runs/heads-base/starter-base.safetensors
 train train_starter --part text2image --out "$runs/heads-base" --vae "$vae" --steps "${BASE_STEPS:-6000}" --batch-size "$batch" \
-    --lr 2e-3 --snr-gamma 0 --face-weight 2 --region-weight 4 --test "$runs/heads/test" --reader "$reader"
+    --lr 2e-3 --snr-gamma 0 --face-weight 2 --region-weight 4 --factor-drop 0.3 --test "$runs/heads/test" --reader "$reader"
 measure base_gate --base "$base" --factors "$runs/heads-base/factors.safetensors" --steps "${DRAW_STEPS:-25}"
 
 train train_meaf --out "$runs/heads-meaf" --name starter --dsid "$reader" --base "$base" --steps "${MEAF_STEPS:-3000}" \
