@@ -3,8 +3,8 @@
 #   bash weights/starter_heads.sh [RUNS] [HEADS.NPZ]
 # RUNS/heads/train and RUNS/heads/test hold rendered heads, as photo.sh leaves them; HEADS.NPZ (docs/heads.md) renders them first.
 # Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used where there is one.
-# VAE_STEPS, DECODER_STEPS, BASE_STEPS, MEAF_STEPS, JUDGE_STEPS, SIZE_OF_BATCH, SAMPLE_EVERY, COUNT (heads of the figures), DRAW_STEPS, SHARDS,
-# WORKERS and THREADS in the environment make it shorter or longer.
+# VAE_STEPS, DECODER_STEPS, BASE_STEPS, MEAF_STEPS, JUDGE_STEPS, SIZE_OF_BATCH, SAMPLE_EVERY, COUNT (heads of the figures), DRAW_STEPS,
+# SHARDS, WORKERS and THREADS in the environment make it shorter or longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-runs} model=${2:-}

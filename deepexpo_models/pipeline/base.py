@@ -18,7 +18,7 @@ from ..starter import FILE_KIND
 from ..starter.diffusers_host import StarterParts, encode_prompts, load_starter, training_scheduler
 from ..weights import read_header
 
-DECODES = ("decoder.", "post_quant_conv.")  # parts of a VAE that make pictures of latents
+DECODES = ("decoder", "post_quant_conv")  # parts of a VAE that make pictures of latents
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Base:
         """A number that differs where latents would, whatever decodes them."""
         digest = hashlib.sha256(str(self._scale).encode())
         for name, tensor in self._vae.state_dict().items():
-            if not name.startswith(DECODES):
+            if name.split(".")[0] not in DECODES:
                 digest.update(tensor.detach().float().cpu().numpy())
         return digest.hexdigest()[:12]
 

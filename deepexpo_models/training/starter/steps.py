@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ...dsid.losses import reconstruction
+from ...pipeline.base import DECODES
 from ...starter.diffusers_host import StarterParts, encode_prompts
 from ...starter.factors import FactorTokens, beside
 
@@ -64,7 +65,7 @@ def principal_components(images: Tensor, channels: int, patch: int) -> nn.Conv2d
 
 def decoder_of(vae) -> nn.Module:
     """What of a diffusers AutoencoderKL makes pictures of latents; what makes the latents stays as it is."""
-    return nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    return nn.ModuleDict({name: getattr(vae, name) for name in DECODES})
 
 
 class Text2ImageStep(nn.Module):
