@@ -69,6 +69,7 @@ class StarterSettings(RunSettings):
     text_drop: float = option(0.1, "text2image: share of empty prompts")
     snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023); 0: none")
     factor_drop: float = option(0.5, "text2image on heads: share of samples without factor tokens; 1: there are none")
+    calm_share: float = option(0.0, "text2image on heads: share of samples from pictures with a plain or gradient background")
     factors: str = option("", "text2image on heads: factors file to start from, the one beside --vae")
     test: str = option("", "text2image on heads: folder of held-out heads, drawn from their factors at every --sample-every")
     reader: str = option("", "DSID file that reads what is drawn of --test, as weights/photo-dsid.safetensors")
@@ -83,6 +84,8 @@ class StarterSettings(RunSettings):
             raise ValueError(f"{self.part} needs --vae, the starter file that --part vae made")
         if not 0 <= self.factor_drop <= 1:
             raise ValueError(f"factor_drop is {self.factor_drop}; it is a share from 0 to 1")
+        if not 0 <= self.calm_share <= 1 or (self.calm_share and not self.heads):
+            raise ValueError(f"calm_share is {self.calm_share}; it is a share from 0 to 1 of rendered heads (--heads)")
         if self.factors and not self.has_factors:
             raise ValueError("--factors are tokens of rendered heads; give --heads, and a --factor-drop below 1")
         if bool(self.test) != bool(self.reader):
@@ -152,6 +155,7 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
     latents = _latents(settings, parts, data, engine)
     rows, end = data.worth_drawing(), len(data) - min(HELD_OUT, len(data) // 8)
     learned, kept = rows[rows < end], rows[rows >= end]
+    calm = _calm(data, end) if settings.calm_share else learned
     tested = (
         (held_out(HeadStore(settings.test)), load_dsid(Path(settings.reader)).float().to(engine.device))
         if settings.test
@@ -166,7 +170,8 @@ def _train_text2image(settings: StarterSettings) -> Path | None:
     step_module, optimizer, schedule, ema = _prepared(engine, settings, step_module, network)
 
     def sample(count: int, generator: Generator, _lead: Generator) -> tuple:
-        rows = learned[torch.randint(len(learned), (count,), generator=generator)]
+        of_all, of_calm = (some[torch.randint(len(some), (count,), generator=generator)] for some in (learned, calm))
+        rows = torch.where(torch.rand(count, generator=generator) < settings.calm_share, of_calm, of_all)
         prompts = _drop_some(data.captions(rows, generator), settings.text_drop, generator)
         times = sample_times(count, generator)
         told = torch.rand(count, generator=generator) >= settings.factor_drop
@@ -251,6 +256,13 @@ def _prepared(engine: Engine, settings: StarterSettings, step_module: nn.Module,
     for name, thing in {"network": network, "optimizer": optimizer, "schedule": schedule, "ema": ema}.items():
         engine.register(name, thing)
     return step_module, optimizer, schedule, ema
+
+
+def _calm(data: HeadPictures, end: int) -> Tensor:
+    rows = data.calm()
+    if not (rows := rows[rows < end]).numel():
+        raise ValueError("no head with a plain or gradient background is left to learn from; render more, or --calm-share 0")
+    return rows
 
 
 def _factors(settings: StarterSettings, parts: StarterParts, data, device: torch.device) -> FactorTokens | None:

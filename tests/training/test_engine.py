@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -48,6 +49,23 @@ def assert_equal(left, right, path="state"):
 
 def log_lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+# Precision
+
+
+def test_bf16_on_a_cpu_leaves_attention_in_fp32(tmp_path):
+    """Its result has the queries' format, masks by name too, with gradients; all else as ever; outside nothing is changed."""
+    engine, generator = Engine(settings(tmp_path, precision="bf16")), torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 5, 8, generator=generator).bfloat16()
+    mask = torch.randn(5, 5, generator=generator).bfloat16()
+    fine = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask.float())
+    q.requires_grad_()
+    with engine.autocast():
+        found, product = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), torch.ones(4, 4) @ torch.ones(4, 4)
+    found.float().sum().backward()
+    assert torch.equal(found, fine.bfloat16()) and q.grad is not None and product.dtype == torch.bfloat16
+    assert not torch.equal(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), found), "else this test could not fail"
 
 
 # Exact resume

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepexpo_models.data.heads.scenery import BACKGROUNDS
 from deepexpo_models.data.heads.shards import CONTEXT, Heads, HeadStore
 from deepexpo_models.dsid import CONFIGS, DSID, save_dsid
 from deepexpo_models.dsid.readout import ReadOut
@@ -43,6 +44,7 @@ def parts(tmp_path_factory) -> Path:
     context = np.load(heads / "context.npy")
     context[:, SPOILT] = np.arange(len(context)) < len(context) - CLEAN
     context[:, CONTEXT.index("hair")] = np.arange(len(context)) % 4 - 1
+    context[:, CONTEXT.index("background")] = [BACKGROUNDS.index(("plain", "wall")[row % 2]) for row in range(len(context))]
     np.save(heads / "context.npy", context)
     torch.manual_seed(0)
     narrow = dict.fromkeys(("identity_channels", "expression_channels", "pose_channels"), (8, 8, 8, 8))
@@ -159,11 +161,23 @@ def test_a_second_run_goes_on_with_the_factors_of_the_first(parts, tmp_path):
     assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
 
 
-def test_spoilt_pictures_are_not_drawn(parts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("calm", "plain"), [(0.0, {0, 1}), (1.0, {0})])
+def test_what_is_drawn_is_not_spoilt_and_as_calm_as_asked(parts, tmp_path, monkeypatch, calm, plain):
     seen, read_latents = set(), train_starter._read
     monkeypatch.setattr(train_starter, "_read", lambda all, rows: (seen.update(rows.tolist()), read_latents(all, rows))[1])
-    train(settings(parts, tmp_path, steps=1, batch_size=64))
-    assert seen and seen <= set(range(256 - CLEAN, 256 - 32)), "an eighth is held out"
+    train(settings(parts, tmp_path, steps=1, batch_size=64, calm_share=calm))
+    assert seen <= set(range(256 - CLEAN, 256 - 32)), "an eighth is held out"
+    assert {row % 2 for row in seen} == plain
+
+
+def test_heads_without_plain_backgrounds_cannot_be_calm(parts, tmp_path):
+    heads = tmp_path / "heads"
+    shutil.copytree(parts / "heads", heads)
+    context = np.load(heads / "shard-00000/context.npy")
+    context[:, CONTEXT.index("background")] = BACKGROUNDS.index("wall")
+    np.save(heads / "shard-00000/context.npy", context)
+    with pytest.raises(ValueError, match="no head with a plain or gradient background"):
+        train(settings(parts, tmp_path / "run", steps=1, calm_share=0.5, heads=str(heads)))
 
 
 def test_the_gate_of_true_pictures_is_full_marks(heads, reader):
@@ -222,6 +236,8 @@ def test_a_vae_that_loses_nothing(parts, heads, reader, monkeypatch):
     [
         ({"factor_drop": 1.5}, "factor_drop is 1.5"),
         ({"heads": "", "synthetic": "x", "factors": "f"}, "--factors are tokens of rendered heads"),
+        ({"calm_share": 2.0}, "calm_share is 2.0"),
+        ({"heads": "", "synthetic": "x", "calm_share": 0.5}, "calm_share is 0.5"),
         ({"test": "x"}, "give --test and --reader, or neither"),
     ],
 )

@@ -29,6 +29,7 @@ GROUPS = 8
 SHARD = PEOPLE * FRAMES * GROUPS  # pictures
 SPOILT_SHARE = 0.2
 SPLITS = {"train": 0, "test": 1}
+CALM = ("plain", "gradient")  # backgrounds
 JUDGED = "judged.npz"  # of a shard: what the landmarker read in its pictures, see judged.py
 RECOGNISED = "recognised.npz"  # what a recogniser saw in them, see training.ask_recogniser
 WORDS = {"units": (52,), "rotation": (3, 3)}  # that it holds
@@ -224,10 +225,17 @@ class HeadStore:
 
     def unspoilt(self) -> Tensor:
         """(M,) rows of the pictures that are as they were rendered."""
-        column = CONTEXT.index("spoilt")
-        return torch.from_numpy(
-            np.concatenate([shard["context"][:, column] == 0 for shard in self._shards.values()])
-        ).nonzero()[:, 0]
+        return (self._context("spoilt") == 0).nonzero()[:, 0]
+
+    def calm(self) -> Tensor:
+        """(M,) rows of the unspoilt pictures with nothing behind the head but one colour, or two that run into each other."""
+        quiet = torch.tensor([BACKGROUNDS.index(kind) for kind in CALM])
+        return ((self._context("spoilt") == 0) & torch.isin(self._context("background"), quiet)).nonzero()[:, 0]
+
+    def _context(self, name: str) -> Tensor:
+        """(N,) of all pictures."""
+        column = CONTEXT.index(name)
+        return torch.from_numpy(np.concatenate([shard["context"][:, column] for shard in self._shards.values()]))
 
     def sample(self, count: int, generator: Generator) -> Tensor:
         """(count,) rows, any."""

@@ -32,7 +32,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...errors import first_line
+from .attention import AttentionInFp32
 from .checkpoint import TrainingError, latest_state, load_state, prune, random_state, save_state, set_random_state, step_of
 from .feed import Feed, Sample
 from .processes import gather_with_grad, unwrap
@@ -112,7 +113,11 @@ class Engine:
 
     def autocast(self):
         """Context in which forward passes run in the settings' precision."""
-        return self.accelerator.autocast()
+        context = ExitStack()
+        context.enter_context(self.accelerator.autocast())
+        if self.settings.precision == "bf16" and self.device.type == "cpu":
+            context.enter_context(AttentionInFp32())
+        return context
 
     def prepare(self, *things):
         """Modules and optimizers -> the same on this run's device, wrapped for several processes; one alone, or a tuple.

@@ -86,6 +86,10 @@ class HeadPictures:
         """Rows (M,) of the pictures that a base shall learn to draw: without occluders, blur and noise."""
         return self.store.unspoilt()
 
+    def calm(self) -> Tensor:
+        """Rows (M,) of those with a plain background."""
+        return self.store.calm()
+
     def images(self, rows: Tensor) -> Tensor:
         """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
         return self.store.images(rows)
