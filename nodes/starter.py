@@ -3,7 +3,7 @@ from comfy_api.latest import io
 from . import sockets
 from .comfy_host.folders import weight_fingerprint
 from .comfy_host.samples import CHOICES, sample_faces
-from .comfy_host.starter import FILE, open_starter
+from .comfy_host.starter import CARTOONS, FILES, open_starter
 from .sockets import schema
 
 
@@ -13,9 +13,19 @@ class LoadStarter(io.ComfyNode):
         return schema(
             node_id="DeepExPoLoadStarter",
             display_name="Load Starter (Small Model)",
-            description="Loads the small text-to-image model that comes with the pack. It draws 128 x 128 cartoon faces and "
-            "takes the starter's MEAF, so that every node can be tried without a download and without a GPU.",
-            inputs=[],
+            description="Loads one of the two small text-to-image models that come with the pack, so that every node can be "
+            "tried without a download and without a GPU. Both draw 128 x 128: cartoon faces, or heads as if painted, whose "
+            "MEAF reads photographs.",
+            inputs=[
+                io.Combo.Input(
+                    "which",
+                    options=list(FILES),
+                    default=CARTOONS,
+                    optional=True,
+                    tooltip="Cartoon faces go with starter-meaf and starter-dsid. Painted heads go with heads-meaf and "
+                    "photo-dsid, and their person and reference may be photographs.",
+                ),
+            ],
             outputs=[
                 io.Model.Output(
                     "model", display_name="MODEL", tooltip="Connect to Apply MEAF or a sampler; 128 x 128 is its size."
@@ -26,12 +36,12 @@ class LoadStarter(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls) -> str:
-        return weight_fingerprint(FILE)
+    def fingerprint_inputs(cls, which=CARTOONS) -> str:
+        return weight_fingerprint(FILES[which])
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*open_starter())
+    def execute(cls, which=CARTOONS) -> io.NodeOutput:
+        return io.NodeOutput(*open_starter(which))
 
 
 class SampleFace(io.ComfyNode):
@@ -41,14 +51,14 @@ class SampleFace(io.ComfyNode):
             node_id="DeepExPoSampleFace",
             display_name="Sample Face",
             has_intermediate_output=True,
-            description="A drawn face that comes with the pack, so that its workflows run at once, on any machine. "
+            description="A face that comes with the pack, so that its workflows run at once, on any machine. "
             "Put Load Image in its place for a picture of your own.",
             inputs=[
                 io.Combo.Input(
                     "which",
                     options=list(CHOICES),
-                    tooltip="A person at rest, or another one with an expression or a head pose. "
-                    "The two that begin with all give a batch, clip the frames of a clip.",
+                    tooltip="A person at rest, or another one with an expression or a head pose. The two that begin with all "
+                    "give a batch, clip the frames of a clip. The photograph and the heads are for the model of painted heads.",
                 ),
             ],
             outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="256 x 256, cropped as the encoders expect it.")],

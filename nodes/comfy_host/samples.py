@@ -14,11 +14,15 @@ FOLDER = Path(__file__).parents[2] / "workflows" / "samples"
 PEOPLE = ("person_1", "person_2", "person_3")
 REFERENCES = ("surprised", "laughing", "winking", "turned", "resting")
 CLIP = "clip"  # frames side by side
+PHOTOGRAPH = "photograph"  # scikit-image's astronaut, of NASA, in the public domain
+HEADS = ("head_laughing", "head_surprised", "head_turned")  # rendered
 CHOICES = {
     **{name: (name,) for name in (*PEOPLE, *REFERENCES)},
     "all people": PEOPLE,
     "all references": REFERENCES,
     CLIP: (CLIP,),
+    PHOTOGRAPH: (PHOTOGRAPH,),
+    **{name: (name,) for name in HEADS},
 }
 
 

@@ -109,10 +109,11 @@ def test_folder_lists_files_of_the_kind_and_last_what_cannot_be_read(pack, dsid)
     kinds = {kind: folders.weight_names(kind) for kind in ("dsid", "meaf")}
     (weights_folder() / "not_ours.safetensors").unlink()
     assert all(names[-1] == "not_ours.safetensors" for names in kinds.values())
-    shipped = {"dsid": {"photo-dsid.safetensors", "starter-dsid.safetensors"}, "meaf": {"starter-meaf.safetensors"}}
-    assert all(shipped[kind] <= set(names) for kind, names in kinds.items())
+    shipped = {"dsid": ("photo", "starter"), "meaf": ("starter", "heads")}
+    assert all(f"{name}-{kind}.safetensors" in kinds[kind] for kind, names in shipped.items() for name in names)
     assert set(kinds["dsid"]) & set(kinds["meaf"]) == {"not_ours.safetensors"}
-    assert not {"judge.safetensors", "head.safetensors", "starter-base.safetensors"} & {*kinds["dsid"], *kinds["meaf"]}
+    others = ("judge", "judge-heads", "head", "starter-base", "heads-base")
+    assert not {f"{name}.safetensors" for name in others} & {*kinds["dsid"], *kinds["meaf"]}
 
 
 def test_wrong_files_are_refused_in_one_sentence(pack, dsid):

@@ -215,9 +215,10 @@ def test_models_are_managed_by_comfyui(starter):
 
 
 def test_a_missing_file_is_one_sentence(pack, monkeypatch):
-    monkeypatch.setattr(pack.module("nodes.comfy_host.starter"), "FILE", "gone.safetensors")
-    with pytest.raises(ValueError, match=r"gone\.safetensors' is in none of the deepexpo model folders"):
-        pack.run(NODE)
+    for which in pack.module("nodes.comfy_host.starter").FILES:
+        monkeypatch.setitem(pack.module("nodes.comfy_host.starter").FILES, which, "gone.safetensors")
+        with pytest.raises(ValueError, match=r"gone\.safetensors' is in none of the deepexpo model folders"):
+            pack.run(NODE, which=which)
 
 
 @pytest.mark.parametrize("part, name", [("unet", "conv_in.bias"), ("vae", "quant_conv.bias"),
@@ -230,7 +231,7 @@ def test_files_that_do_not_fit_their_config_are_one_sentence(pack, starter, monk
         states[part][name] = torch.zeros(3, *tensor.shape[1:])
     path = weights_folder() / "damaged.safetensors"
     save_starter_tensors(path, CONFIG, states)
-    monkeypatch.setattr(pack.module("nodes.comfy_host.starter"), "FILE", path.name)
+    monkeypatch.setitem(pack.module("nodes.comfy_host.starter").FILES, "cartoon faces", path.name)
     with pytest.raises(ValueError, match=r"damaged\.safetensors does not .* download it again") as caught:
         pack.run(NODE)
     assert "\n" not in str(caught.value)

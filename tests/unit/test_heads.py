@@ -5,12 +5,14 @@ skipped, with their number in the report.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from deepexpo_models.data.heads import readers
+from deepexpo_models.data.heads import readers, samples
 from deepexpo_models.data.heads.captions import CAPTION_WORDS, captions
 from deepexpo_models.data.heads.people import is_held_out, sample_person
 from deepexpo_models.data.heads.poses import FRONTAL, camera_direction, euler_matrix, sample_pose
@@ -36,6 +38,8 @@ from deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_euler
 from deepexpo_models.head import ARKIT52
 from fake_heads import write_fake_heads
 from rendered_heads import SKIP, head_model, renderer  # noqa: F401
+
+SAMPLES = Path(__file__).parents[2] / "workflows" / "samples"
 
 
 def test_every_unit_is_moved_by_some_stem():
@@ -238,3 +242,20 @@ def test_regions_lie_on_eyes_and_mouth():
     for x, y in at[[0, 1, 3, 4]].tolist():
         assert region[0, 0, y, x] > 0.5
     assert region[0, 0, :10].max() < 0.05 and face[0, 0, 32, 32] > 0.9 and region.shape == face.shape == (1, 1, 64, 64)
+
+
+def test_the_photograph_of_sample_face_is_the_astronaut():
+    """That all else there is as its command makes it needs the head model, see `rendered_heads`."""
+    pytest.importorskip("skimage")
+    with Image.open(SAMPLES / "photograph.png") as kept:
+        assert np.array_equal(np.array(kept), samples.photograph())
+
+
+@SKIP
+def test_sample_heads_play_what_they_are_named_for(head_model):  # noqa: F811
+    """Drawn anew they are the kept pictures, but for what another OpenGL rounds."""
+    large = samples.HeadRenderer(head_model, samples.SIZE * samples.FINER)
+    for name, how in samples.HEADS.items():
+        with Image.open(SAMPLES / f"{name}.png") as kept:
+            difference = np.array(kept).astype(float) - samples.draw_head(large, *how)
+        assert abs(difference).mean() < 1, name

@@ -7,8 +7,8 @@ from .boxes import size as sized
 
 NO_DOWNLOAD = "Everything here comes with the pack: press **Run**."
 PHOTOS = (
-    "The starter knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open the photo templates, "
-    "and put *Load Image* and *Crop Face* where *Sample Face* stands."
+    "The starter knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open "
+    "*17_starter_of_photographs* or the photo templates."
 )
 
 OWN = "For any model with MEAF streams and a DSID of its own, as the starter; photos need *Crop Face* before it."
@@ -37,15 +37,15 @@ def apply(model: str, person: str, code: str, title: str = "Apply MEAF", **more)
     return Box("DeepExPoApplyMEAF", given, title)
 
 
-def loaders() -> dict[str, Box]:
+def loaders(which: str = "cartoon faces", meaf: str = "starter") -> dict[str, Box]:
     return {
-        "base": Box("DeepExPoLoadStarter", {}, "Load Starter"),
-        "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": "starter-meaf.safetensors"}, "Load MEAF"),
+        "base": Box("DeepExPoLoadStarter", {"which": which}, "Load Starter"),
+        "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": f"{meaf}-meaf.safetensors"}, "Load MEAF"),
     }
 
 
-def dsid() -> Box:
-    return Box("DeepExPoLoadDSID", {"dsid_name": "starter-dsid.safetensors"}, "Load DSID")
+def dsid(name: str = "starter") -> Box:
+    return Box("DeepExPoLoadDSID", {"dsid_name": f"{name}-dsid.safetensors"}, "Load DSID")
 
 
 def size(batch: int, width: int = 128) -> Box:
@@ -74,6 +74,28 @@ def starter() -> Template:
             WIDGETS,
             inputs=BASE | LATENT,
         ),
+    )  # fmt: skip
+
+
+def starter_of_photographs() -> Template:
+    return Template(
+        f"**From photographs, without a download.** {NO_DOWNLOAD}\n\nA small model of rendered heads, 128 pixels, soft as if "
+        "painted: the *photographed person*'s skin, hair and shape, with the *reference*'s expression and head pose, in the "
+        "prompt's context. It shows what the codes carry; for a likeness open *02_photo_sd15*.\n\n**Your own photos**: put "
+        "*Load Image* and *Crop Face* where *Sample Face* stands.",
+        [
+            (220, {"person": face("Person", "photograph"), "reference": face("Reference", "head_surprised")}),
+            (300, {"dsid": dsid("photo"), "identity": identity("person"), "semantics": semantics("reference")}),
+            (300, {**loaders("painted heads", "heads"), "apply": apply("base", "identity", "semantics")}),
+            (290, {
+                "prompt": prompt("a photo of a woman, plain teal background, red clothes"),
+                "negative": negative(),
+                "size": size(4),
+            }),
+            (270, sampler("apply", cfg=5.0)),
+            (320, {"save": save("starter_of_photographs")}),
+        ],
+        note_height=250,
     )  # fmt: skip
 
 
