@@ -63,13 +63,15 @@ def describe(sites: dict[str, int], context_width: int) -> str:
     return f"another model ({len(sites)} cross-attention layers, text width {context_width})"
 
 
-def require_family(name: str, base: str, shape: UNetShape, sites: dict[str, int], context_width: int) -> None:
-    """Raise a ValueError that names both sides unless the model has exactly the sites of `shape`.
+def require_family(name: str, base: str, shape: UNetShape, sites: dict[str, int], context_width: int, own: str = "") -> None:
+    """Raise a ValueError that names both sides unless the model has exactly the sites of `shape`, and the MEAF's base, where
+    it tells its own.
 
-    name, base, shape: of the MEAF; sites, context_width: of the loaded model.
+    name, base, shape: of the MEAF; sites, context_width: of the loaded model; own: a starter's name, since starters of one
+    shape draw different things.
     """
-    if sites != unet_sites(shape) or context_width != shape.context_width:
+    if sites != unet_sites(shape) or context_width != shape.context_width or own not in ("", base):
         raise ValueError(
-            f"MEAF {name!r} is for {base} models, the connected model is {describe(sites, context_width)}; "
+            f"MEAF {name!r} is for {base} models, the connected model is {own or describe(sites, context_width)}; "
             f"connect a {base} checkpoint, or load a MEAF made for this one"
         )

@@ -23,8 +23,8 @@ DECODES = ("decoder", "post_quant_conv")  # parts of a VAE that make pictures of
 
 @dataclass
 class Base:
-    """A text-to-image model, frozen. family: key of FAMILIES or "starter"; shape: of its U-Net; schedule: diffusers' noise
-    schedule with add_noise and get_velocity; prediction: epsilon or v_prediction; size: pixels it was made for.
+    """A text-to-image model, frozen. family: key of FAMILIES or a starter's name; shape: of its U-Net; schedule: diffusers'
+    noise schedule with add_noise and get_velocity; prediction: epsilon or v_prediction; size: pixels it was made for.
     """
 
     family: str
@@ -111,7 +111,7 @@ def starter_base(parts: StarterParts) -> Base:
     """The starter's parts as they are, on their device."""
     config = parts.config
     return Base(
-        "starter", config.unet_shape, parts.unet, training_scheduler(config), config.prediction, config.image_size,
+        config.name, config.unet_shape, parts.unet, training_scheduler(config), config.prediction, config.image_size,
         parts.vae, config.scale, lambda sentences: {"encoder_hidden_states": encode_prompts(parts, sentences)},
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from ..faces.find import open_detector
 from ..faces.recognisers import RECOGNISERS
 from ..faces.track import Tracker
 from ..image import comfy_to_model, model_to_bytes
-from ..meaf import DEFAULT_SETTINGS, MEAF, StreamSettings, load_meaf
+from ..meaf import DEFAULT_SETTINGS, FAMILIES, MEAF, StreamSettings, load_meaf, require_family, unet_sites
 from ..meaf.codes import stream_codes
 from ..meaf.sampled_layers import Latents
 from ..weights import PACK_WEIGHTS
@@ -33,6 +33,10 @@ from .sampling import BeforeStep, fused, sample
 logger = logging.getLogger(__name__)
 STARTER = {name: PACK_WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
 CFG = 3.0  # of the starter; Stable Diffusion's own habit is 7
+HABITS = {  # of bases by their names; drawn faces fill their pictures, and detectors of photographs find none of them
+    "starter": {"cfg": CFG, "detector": "none", "batch": 25},
+    "heads": {"cfg": 5.0, "batch": 25},
+}
 
 
 @dataclass
@@ -80,18 +84,19 @@ class Pipeline:
         loaded = load_base(str(files["base"]), place, dtype, str(base_config))
         if compiled:
             loaded.unet.compile()
-        drawn = loaded.family == "starter"  # its faces fill the picture, and detectors of photographs find none of them
-        habits = {"cfg": CFG, "detector": "none", "batch": 25} if drawn else {"cfg": 7.0}
         kind = loaded.unet.dtype
         encoders = load_dsid(Path(files["dsid"])).to(place).float().eval() if files["dsid"] else None
         if encoders and (note := set_precision(encoders, precision, place)):
             logger.warning(note)
+        meaf = load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None
+        if meaf:
+            _require_fit(meaf, loaded)
         return cls(
             loaded,
-            load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None,
+            meaf,
             encoders,
             landmarks=Landmarks(Path(landmarker)) if landmarker else None,
-            **{**habits, **settings},
+            **{**HABITS.get(loaded.family, {"cfg": 7.0}), **settings},
         )
 
     def __call__(
@@ -262,6 +267,12 @@ def settings_of(codes: Iterable[str], strengths: Mapping[str, float]) -> dict[st
     """Of each stream: the usual settings, or those of an always open one for a name of its own, with the given strengths."""
     usual = {name: DEFAULT_SETTINGS.get(name, StreamSettings(1.0, 0.0, 1.0)) for name in codes}
     return {name: replace(settings, strength=strengths.get(name, settings.strength)) for name, settings in usual.items()}
+
+
+def _require_fit(meaf: MEAF, base: Base) -> None:
+    own = "" if base.family in FAMILIES else base.family
+    config = meaf.config
+    require_family(config.name, config.base, config.unet, unet_sites(base.shape), base.shape.context_width, own)
 
 
 def best_device() -> str:

@@ -106,7 +106,7 @@ def train(settings: StarterSettings) -> Path | None:
 def _train_vae(settings: StarterSettings) -> Path | None:
     engine = Engine(settings)
     data = _data(settings, engine)
-    parts = _new_parts(settings, data.words) if settings.part == "vae" else load_starter(Path(settings.vae))
+    parts = _new_parts(settings, data) if settings.part == "vae" else load_starter(Path(settings.vae))
     network, components = (parts.vae, _components(parts, data)) if settings.part == "vae" else (decoder_of(parts.vae), None)
     if settings.checkpointing:
         parts.vae.enable_gradient_checkpointing()
@@ -137,8 +137,9 @@ def _train_vae(settings: StarterSettings) -> Path | None:
         return _release(engine, settings, parts)
 
 
-def _new_parts(settings: StarterSettings, words: tuple[str, ...]) -> StarterParts:
-    parts = build_starter(replace(STARTER, latent_channels=settings.latent_channels, merges=build_vocabulary(words)))
+def _new_parts(settings: StarterSettings, data) -> StarterParts:
+    merges = build_vocabulary(data.words)
+    parts = build_starter(replace(STARTER, name=data.starter, latent_channels=settings.latent_channels, merges=merges))
     with torch.no_grad():
         for parameter, value in ((parts.vae.quant_conv.weight, 0.0), (parts.vae.quant_conv.bias, LOGVAR)):
             parameter[parts.config.latent_channels :] = value

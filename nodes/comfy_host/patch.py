@@ -49,7 +49,8 @@ def apply_meaf(
     config = meaf.config
     codes = stream_codes(config, identity, semantics)
     sites = find_sites(model.get_model_object("diffusion_model"))
-    require_family(config.name, config.base, config.unet, sites.channels, sites.context_width)
+    own = getattr(model.model.model_config, "deepexpo_starter", "")
+    require_family(config.name, config.base, config.unet, sites.channels, sites.context_width, own)
     mask = None if mask is None else _usable_mask(mask)
     added = tuple(
         PatchStream(

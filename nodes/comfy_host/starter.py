@@ -73,6 +73,7 @@ class StarterModel(comfy.supported_models_base.BASE):
     def __init__(self, config: StarterConfig):
         super().__init__(_unet_config(config))
         self.latent_format = StarterLatents(config)
+        self.deepexpo_starter = config.name  # what `patch` compares with a MEAF's base
         self.prediction = config.prediction
 
     def model_type(self, state_dict, prefix="") -> ModelType:

@@ -155,6 +155,16 @@ def test_every_site_of_a_starter_meaf_fires(starter, pack):
         studio.apply(starter.model)
 
 
+def test_a_meaf_of_another_starter_is_refused(starter, pack):
+    """Of one shape, so that it could be joined, and would draw nonsense."""
+    folder = weights_folder()
+    path = random_weights.write_meaf(folder, "other", DSID_CONFIG, write_dsid(folder), STARTER.unet_shape)
+    loaded = pack.run("DeepExPoLoadMEAF", meaf_name=path.name)
+    path.unlink()
+    with pytest.raises(ValueError, match="'random-other' is for other models, the connected model is starter; connect"):
+        Studio("sd15").apply(starter.model, meaf=loaded, semantics=None)
+
+
 def lora(weight: str, out: int, width: int):
     draw = torch.Generator().manual_seed(4)
     return {

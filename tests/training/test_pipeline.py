@@ -193,6 +193,15 @@ def test_a_public_identity_is_read_by_its_recogniser(starter, monkeypatch):
     assert isinstance(identity, Identity) and EncoderId(encoder.name, encoder.sha256) == encoder
 
 
+def test_a_meaf_of_another_starter_is_refused():
+    """Their U-Nets are of one shape, so that it could be joined, and would draw nonsense."""
+    files = {"base": "heads-base", "meaf": "heads-meaf", "dsid": "photo-dsid"}
+    heads = {name: ROOT / "weights" / f"{file}.safetensors" for name, file in files.items()}
+    assert (pipeline := Pipeline.load(**heads, device="cpu")).cfg == 5.0 and pipeline.detector == "auto"
+    with pytest.raises(ValueError, match="MEAF 'heads' is for heads models, the connected model is starter; connect"):
+        Pipeline.load(**{**heads, "base": generate.STARTER["base"]}, device="cpu")
+
+
 def test_null_tokens_stand_on_the_negative_half(starter):
     meaf = load_meaf(generate.STARTER["meaf"]).float()
     code = torch.randn(3, meaf.config.streams["pose"].input_width)

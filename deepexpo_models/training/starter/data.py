@@ -25,6 +25,7 @@ SHOWN = 4  # prompts in the sample pictures
 class DrawnPictures:
     """Shards of drawn faces; their captions are made anew each time. Raises ValueError for faces of another size."""
 
+    starter = "starter"  # name of what learns from them
     words = CAPTION_WORDS
     shown = (
         "a portrait of a person, red striped background, blue clothes, wearing a hat",
@@ -63,6 +64,7 @@ class DrawnPictures:
 class HeadPictures:
     """Shards of rendered heads. Raises ValueError for heads of another size."""
 
+    starter = "heads"
     words = head_captions.CAPTION_WORDS
     shown = (
         "a photo of a young woman with long brown hair, smiling, red wall behind, blue clothes",
@@ -121,6 +123,8 @@ class CaptionedPictures:
 
     Raises ValueError for a folder without readable pictures, and one without any caption.
     """
+
+    starter = "starter"
 
     def __init__(self, folder: str, size: int, say=print):
         report = index_stills(folder)
