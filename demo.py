@@ -1,8 +1,8 @@
-"""The main job on the starter's weights, without ComfyUI: python demo.py
+"""The main job on weights that come with the pack, without ComfyUI: python demo.py
 
 Makes .venv-demo beside this file if it is not there, installs what is needed, and calls `python -m deepexpo_models.pipeline`
-with the options given; without any it draws a sheet of two people and three references: sheet.png. Standard library alone,
-the same on Windows, macOS and Linux.
+with the options given; without any it draws a sheet of three people, one of them photographed, and three references: sheet.png.
+Standard library alone, the same on Windows, macOS and Linux.
 """
 
 import subprocess
@@ -13,10 +13,14 @@ ROOT = Path(__file__).resolve().parent
 SAMPLES = Path("workflows", "samples")
 TORCH = "torch==2.13.0"  # what the tests run on
 NEEDS = ("diffusers>=0.32", "transformers>=4.37.2", "safetensors", "einops", "numpy", "Pillow", "tqdm", "av")
+FILES = {"base": "heads-base", "meaf": "heads-meaf", "dsid": "photo-dsid"}
+PEOPLE, REFERENCES = ("photograph", "head_turned", "head_surprised"), ("head_laughing", "head_surprised", "head_turned")
 SHEET = (
-    "--prompt", "portrait of a person, green background", "--out", "sheet.png",
-    "--identity", str(SAMPLES / "person_1.png"), "--identity", str(SAMPLES / "person_2.png"),
-    "--reference", *(str(SAMPLES / f"{name}.png") for name in ("laughing", "turned", "winking")),
+    "--prompt", "a photo of a person, plain teal background, red clothes", "--out", "sheet.png", "--seed", "2",
+    *(part for kind, name in FILES.items() for part in (f"--{kind}", str(Path("weights", f"{name}.safetensors")))),
+    *(part for name in PEOPLE for part in ("--identity", str(SAMPLES / f"{name}.png"))),
+    "--reference", *(str(SAMPLES / f"{name}.png") for name in REFERENCES),
+    "--detector", "none",
 )  # fmt: skip
 
 

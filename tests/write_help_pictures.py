@@ -150,15 +150,20 @@ def crop() -> Tensor:
     return row(photo=photo, crop=sample("person_2"))
 
 
+REFERENCE = "head_surprised"  # of the starter's template
+SAMPLES = ("person_1", "person_2", "surprised", "winking", "photograph", "head_laughing")
 MAP = ("mediapipe face", "openpose head", "normal (opengl)", "depth", "lines")
 PICTURES = {
     "DeepExPoLoadDSID": lambda: row(identity_of=sample("person_1"), semantics_of=sample("laughing")),
     "DeepExPoLoadMEAF": lambda: thumbnail("*starter.jpg"),
-    "DeepExPoLoadStarter": lambda: thumbnail("*reference_batch.jpg"),
-    "DeepExPoApplyMEAF": lambda: row(
-        person=sample("person_1"), reference=sample("winking"), made=cell_of("*starter.jpg", 2)
+    "DeepExPoLoadStarter": lambda: row(
+        person=sample("person_3"), reference=sample("surprised"), cartoon_faces=cell_of("*exaggerate.jpg", 3),
+        photograph=sample("photograph"), its_reference=sample(REFERENCE), painted_heads=cell_of("*starter.jpg", 2),
     ),
-    "DeepExPoSampleFace": lambda: row(**{n: sample(n) for n in ("person_1", "person_2", "person_3", "surprised", "winking")}),
+    "DeepExPoApplyMEAF": lambda: row(
+        person=sample("photograph"), reference=sample(REFERENCE), made=cell_of("*starter.jpg", 2)
+    ),
+    "DeepExPoSampleFace": lambda: row(**{n: sample(n) for n in SAMPLES}),
     "DeepExPoCropFace": crop,
     "DeepExPoFindLandmarks": lambda: row(face=head(look("happy", 15)), landmarks=head(look("happy", 15), "mediapipe face")),
     "DeepExPoDrawFaceControl": lambda: row(**{style: head(look("laughing", 20), style) for style in MAP}),

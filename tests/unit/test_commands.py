@@ -61,8 +61,8 @@ def test_the_demo_hands_its_options_to_the_pipeline(calls, monkeypatch):
     assert calls[-1][1:] == ["-m", "deepexpo_models.pipeline", "--prompt", "a"]
     demo.main([])
     words = calls[-1]
-    files = [word for word in words if word.endswith(".png")]
-    assert words.count("--identity") == 2 and len(files) == 6
+    files = [word for word in words if word.endswith((".png", ".safetensors"))]
+    assert words.count("--identity") == 3 and len(files) == 10
     assert all((ROOT / name).is_file() for name in files if name != "sheet.png")
 
 

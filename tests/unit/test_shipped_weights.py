@@ -27,6 +27,18 @@ def test_encoders_and_adapters_say_from_what_they_learned(name):
     assert "drawings" in read_header(WEIGHTS / name).trained_on
 
 
+@pytest.mark.parametrize("name", ["heads-meaf.safetensors", "photo-dsid.safetensors"])
+def test_what_reads_photographs_learned_from_rendered_heads(name):
+    learned = read_header(WEIGHTS / name).trained_on
+    assert "rendered heads" in learned and "photographs" not in learned
+
+
+def test_the_painted_heads_fit_together():
+    base, meaf, dsid = (read_header(WEIGHTS / f"{name}.safetensors") for name in ("heads-base", "heads-meaf", "photo-dsid"))
+    assert meaf.config["base"] == base.config["name"] == "heads"
+    assert meaf.config["encoder"]["sha256"] == dsid.metadata["encoder_sha256"]
+
+
 @pytest.mark.parametrize("pictures", JUDGES)
 def test_the_judge_of_a_kind_of_pictures_knows_its_own_errors(pictures):
     errors = load_judge(JUDGES[pictures], pictures).errors

@@ -20,7 +20,6 @@ TEMPLATES = {
     "14_clip_on_photos": studio.clip_on_photos,
     "15_two_people_with_maps": studio.two_people_with_maps,
     "16_photo_sd15_app": studio.photo_sd15_app,
-    "17_starter_of_photographs": starter.starter_of_photographs,
 }
 BLUEPRINTS = {name: made for name, build in TEMPLATES.items() if (made := build().blueprint)}  # by the name of the template
 

@@ -7,8 +7,8 @@ from .boxes import size as sized
 
 NO_DOWNLOAD = "Everything here comes with the pack: press **Run**."
 PHOTOS = (
-    "The starter knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open "
-    "*17_starter_of_photographs* or the photo templates."
+    "This small model knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open *01_starter* or the "
+    "photo templates."
 )
 
 OWN = "For any model with MEAF streams and a DSID of its own, as the starter; photos need *Crop Face* before it."
@@ -55,34 +55,9 @@ def size(batch: int, width: int = 128) -> Box:
 def starter() -> Template:
     return Template(
         f"**Starter**: a prompt, a person, a reference. {NO_DOWNLOAD}\n\nThe four pictures show the *person*, with the "
-        f"*reference*'s expression and head pose, in the prompt's context. {PHOTOS}",
-        [
-            (220, {"person": face("Person", "person_1"), "reference": face("Reference", "winking")}),
-            (300, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("reference")}),
-            (300, {**loaders(), "apply": apply("base", "identity", "semantics")}),
-            (290, {
-                "prompt": prompt("a portrait of a person, blue striped background, red clothes, wearing a scarf"),
-                "negative": negative(),
-                "size": size(4),
-            }),
-            (270, sampler("apply")),
-            (320, {"save": save("starter")}),
-        ],
-        blueprint=Blueprint(
-            "Portrait from Two Faces (DeepExPo)",
-            f"This person, with the reference's expression and head pose, in the prompt's context. {OWN}",
-            WIDGETS,
-            inputs=BASE | LATENT,
-        ),
-    )  # fmt: skip
-
-
-def starter_of_photographs() -> Template:
-    return Template(
-        f"**From photographs, without a download.** {NO_DOWNLOAD}\n\nA small model of rendered heads, 128 pixels, soft as if "
-        "painted: the *photographed person*'s skin, hair and shape, with the *reference*'s expression and head pose, in the "
-        "prompt's context. It shows what the codes carry; for a likeness open *02_photo_sd15*.\n\n**Your own photos**: put "
-        "*Load Image* and *Crop Face* where *Sample Face* stands.",
+        "*reference*'s expression and head pose, in the prompt's context: heads of 128 pixels, soft as if painted, by a small "
+        "model. For a likeness open *02_photo_sd15*.\n\n**Your own photos**: put *Load Image* and *Crop Face* where *Sample "
+        "Face* stands.",
         [
             (220, {"person": face("Person", "photograph"), "reference": face("Reference", "head_surprised")}),
             (300, {"dsid": dsid("photo"), "identity": identity("person"), "semantics": semantics("reference")}),
@@ -92,10 +67,16 @@ def starter_of_photographs() -> Template:
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply", cfg=5.0)),
-            (320, {"save": save("starter_of_photographs")}),
+            (270, sampler("apply", seed=6, cfg=5.0)),
+            (320, {"save": save("starter")}),
         ],
-        note_height=250,
+        note_height=230,
+        blueprint=Blueprint(
+            "Portrait from Two Faces (DeepExPo)",
+            f"This person, with the reference's expression and head pose, in the prompt's context. {OWN}",
+            WIDGETS,
+            inputs=BASE | LATENT,
+        ),
     )  # fmt: skip
 
 
