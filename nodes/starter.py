@@ -57,7 +57,7 @@ class SampleFace(io.ComfyNode):
                 io.Combo.Input(
                     "which",
                     options=list(CHOICES),
-                    tooltip="A person at rest, or another one with an expression or a head pose. The two that begin with all "
+                    tooltip="A person at rest, or another one with an expression or a head pose. Those that begin with all "
                     "give a batch, clip the frames of a clip. The photograph and the heads are for the model of painted heads.",
                 ),
             ],

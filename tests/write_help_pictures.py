@@ -157,8 +157,8 @@ PICTURES = {
     "DeepExPoLoadDSID": lambda: row(identity_of=sample("person_1"), semantics_of=sample("laughing")),
     "DeepExPoLoadMEAF": lambda: thumbnail("*starter.jpg"),
     "DeepExPoLoadStarter": lambda: row(
-        person=sample("person_3"), reference=sample("surprised"), cartoon_faces=cell_of("*exaggerate.jpg", 3),
-        photograph=sample("photograph"), its_reference=sample(REFERENCE), painted_heads=cell_of("*starter.jpg", 2),
+        photograph=sample("photograph"), reference=sample(REFERENCE), painted_heads=cell_of("*starter.jpg", 2),
+        cartoon_faces=cell_of("*13_clip.jpg", 2),
     ),
     "DeepExPoApplyMEAF": lambda: row(
         person=sample("photograph"), reference=sample(REFERENCE), made=cell_of("*starter.jpg", 2)

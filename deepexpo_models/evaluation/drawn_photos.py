@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dsid import DSID
+from ..dsid import DSID, load_dsid
 from ..image import bytes_to_model, model_to_bytes, model_to_comfy, resize
 from ..pipeline.generate import Pipeline
 from .factors import factors_of
@@ -46,7 +46,8 @@ def sample_pairs(frames: RealFrames, count: int, seed: int = 0) -> Pairs:
     """Raises ValueError for frames of a single file."""
     if len(frames.clip.unique()) < 2:
         raise ValueError("all frames are of one file; people and references come from different ones, give more files")
-    generator, pairs = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
+    pairs: list[tuple[int, int]] = []
     while len(pairs) < count:
         person, reference = torch.randint(len(frames.clip), (2,), generator=generator).tolist()
         if frames.clip[person] != frames.clip[reference]:
@@ -88,18 +89,17 @@ def compare(found: Reading, frames: RealFrames, pairs: Pairs, rows: Tensor) -> d
 
 
 @torch.no_grad()
-def likeness(dsid: DSID, drawn: Tensor, people: Tensor) -> dict[str, float]:
-    """Mean cosine of identity codes of a drawn picture and its person, and of another person; and how often the person is the
-    nearest of all people."""
+def likeness(dsid: DSID, drawn: Tensor, people: Tensor, who: Tensor) -> dict[str, float]:
+    """Of drawn pictures and photos of people, in pairs, who (N,): the photo's file. Mean cosine of the identity codes of a
+    pair, and of a picture and another's photo; how often the nearest of all photos is of the same file, and by chance."""
     size = dsid.config.image_size
     codes = [F.normalize(dsid.encode_identity(resize(images, size)), dim=-1) for images in (drawn, people)]
-    alike = codes[0] @ codes[1].T
-    own = alike.diagonal()
-    nearest = (alike >= own[:, None] - 1e-6).sum(1) == 1
+    alike, same = codes[0] @ codes[1].T, who[:, None] == who
     return {
-        "own": own.mean().item(),
-        "another's": alike[~torch.eye(len(alike), dtype=torch.bool)].mean().item(),
-        "nearest": nearest.float().mean().item(),
+        "own": alike.diagonal().mean().item(),
+        "another's": alike[~same].mean().item(),
+        "nearest": same[torch.arange(len(same)), alike.argmax(1)].float().mean().item(),
+        "by chance": same.float().mean().item(),
     }
 
 
@@ -135,10 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         landmarker = Landmarker(options.landmarker) if options.landmarker else None
         pipeline = Pipeline.load(options.base, options.meaf, options.dsid, cfg=options.cfg, detector="none")
         drawn = draw_pairs(pipeline, frames, pairs)
-        dsid = pipeline.dsid
+        dsid = load_dsid(options.dsid).float()
         people = bytes_to_model(frames.crops[pairs.person])
         write_table(options.out, "photos", measure(frames, pairs, drawn, dsid, landmarker))
-        write_table(options.out, "likeness", [likeness(dsid, drawn, people)])
+        write_table(options.out, "likeness", [likeness(dsid, drawn, people, frames.clip[pairs.person])])
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     shown = {"who": people, "expression and pose": bytes_to_model(frames.crops[pairs.reference]), "drawn": drawn}

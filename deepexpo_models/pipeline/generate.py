@@ -33,7 +33,9 @@ from .sampling import BeforeStep, fused, sample
 logger = logging.getLogger(__name__)
 STARTER = {name: PACK_WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
 CFG = 3.0  # of the starter; Stable Diffusion's own habit is 7
-HABITS = {  # of bases by their names; drawn faces fill their pictures, and detectors of photographs find none of them
+HABITS: dict[
+    str, dict
+] = {  # of bases by their names; drawn faces fill their pictures, and detectors of photographs find none of them
     "starter": {"cfg": CFG, "detector": "none", "batch": 25},
     "heads": {"cfg": 5.0, "batch": 25},
 }
@@ -88,12 +90,12 @@ class Pipeline:
         encoders = load_dsid(Path(files["dsid"])).to(place).float().eval() if files["dsid"] else None
         if encoders and (note := set_precision(encoders, precision, place)):
             logger.warning(note)
-        meaf = load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None
-        if meaf:
-            _require_fit(meaf, loaded)
+        streams = load_meaf(Path(files["meaf"])).to(place, kind).eval() if files["meaf"] else None
+        if streams:
+            _require_fit(streams, loaded)
         return cls(
             loaded,
-            meaf,
+            streams,
             encoders,
             landmarks=Landmarks(Path(landmarker)) if landmarker else None,
             **{**HABITS.get(loaded.family, {"cfg": 7.0}), **settings},

@@ -16,13 +16,15 @@ REFERENCES = ("surprised", "laughing", "winking", "turned", "resting")
 CLIP = "clip"  # frames side by side
 PHOTOGRAPH = "photograph"  # scikit-image's astronaut, of NASA, in the public domain
 HEADS = ("head_laughing", "head_surprised", "head_turned")  # rendered
+HEAD_AT_REST = "head_resting"  # the surprised one
 CHOICES = {
     **{name: (name,) for name in (*PEOPLE, *REFERENCES)},
     "all people": PEOPLE,
     "all references": REFERENCES,
     CLIP: (CLIP,),
     PHOTOGRAPH: (PHOTOGRAPH,),
-    **{name: (name,) for name in HEADS},
+    **{name: (name,) for name in (*HEADS, HEAD_AT_REST)},
+    "all heads": HEADS,
 }
 
 

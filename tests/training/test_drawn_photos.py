@@ -64,9 +64,12 @@ def test_a_landmarker_tells_where_it_finds_a_face(frames):
 
 def test_likeness_of_the_people_themselves(frames):
     dsid, people = load_dsid(ROOT / "weights" / "photo-dsid.safetensors").float(), bytes_to_model(frames.crops)
-    same, other = (drawn_photos.likeness(dsid, drawn, people) for drawn in (people, people.roll(1, 0)))
-    assert same["own"] == pytest.approx(1, abs=1e-4) and same["nearest"] == 1
+    who = torch.arange(len(people))
+    same, other = (drawn_photos.likeness(dsid, drawn, people, who) for drawn in (people, people.roll(1, 0)))
+    assert same["own"] == pytest.approx(1, abs=1e-4) and same["nearest"] == 1 and same["by chance"] == 0.25
     assert other["nearest"] == 0 and other["own"] < same["own"]
+    pairs = drawn_photos.likeness(dsid, people.roll(1, 0), people, torch.zeros(4))
+    assert pairs["nearest"] == 1, "all are photos of one"
 
 
 def test_the_command_draws_and_reads(frames, tmp_path, capsys):

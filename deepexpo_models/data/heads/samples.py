@@ -25,6 +25,7 @@ from .units import sample_gaze, with_gaze
 
 SIZE, FINER = 256, 2  # pixels a side; drawn so much larger and averaged, for smooth edges
 HEADS = {  # name -> which of the people, preset, yaw, pitch, roll in degrees
+    "head_resting": (18, "none", 0.0, 0.0, 0.0),
     "head_laughing": (4, "laughing", 24.0, -6.0, 4.0),
     "head_surprised": (18, "surprised", 0.0, 0.0, 0.0),
     "head_turned": (19, "none", -38.0, 6.0, 0.0),

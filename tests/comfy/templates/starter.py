@@ -6,6 +6,7 @@ from .boxes import Blueprint, Template, negative, prompt, sampler, save
 from .boxes import size as sized
 
 NO_DOWNLOAD = "Everything here comes with the pack: press **Run**."
+OWN_PHOTOS = "**Your own photos**: put *Load Image* and *Crop Face* where *Sample Face* stands."
 PHOTOS = (
     "This small model knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open *01_starter* or the "
     "photo templates."
@@ -48,6 +49,9 @@ def dsid(name: str = "starter") -> Box:
     return Box("DeepExPoLoadDSID", {"dsid_name": f"{name}-dsid.safetensors"}, "Load DSID")
 
 
+PAINTED, PAINTED_CFG = loaders("painted heads", "heads"), 5.0
+
+
 def size(batch: int, width: int = 128) -> Box:
     return sized(batch, width, 128)
 
@@ -56,18 +60,17 @@ def starter() -> Template:
     return Template(
         f"**Starter**: a prompt, a person, a reference. {NO_DOWNLOAD}\n\nThe four pictures show the *person*, with the "
         "*reference*'s expression and head pose, in the prompt's context: heads of 128 pixels, soft as if painted, by a small "
-        "model. For a likeness open *02_photo_sd15*.\n\n**Your own photos**: put *Load Image* and *Crop Face* where *Sample "
-        "Face* stands.",
+        f"model. For a likeness open *02_photo_sd15*.\n\n{OWN_PHOTOS}",
         [
             (220, {"person": face("Person", "photograph"), "reference": face("Reference", "head_surprised")}),
             (300, {"dsid": dsid("photo"), "identity": identity("person"), "semantics": semantics("reference")}),
-            (300, {**loaders("painted heads", "heads"), "apply": apply("base", "identity", "semantics")}),
+            (300, {**PAINTED, "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a photo of a woman, plain teal background, red clothes"),
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply", seed=6, cfg=5.0)),
+            (270, sampler("apply", seed=6, cfg=PAINTED_CFG)),
             (320, {"save": save("starter")}),
         ],
         note_height=230,
@@ -83,10 +86,10 @@ def starter() -> Template:
 def expression_and_pose() -> Template:
     return Template(
         f"**Expression of one picture, head pose of another.** {NO_DOWNLOAD}\n\n*Combine Semantics* joins them; *Apply MEAF* "
-        f"gives the person both. {PHOTOS}",
+        f"gives the person both. {OWN_PHOTOS}",
         [
-            (200, {"person": face("Person", "person_2"), "expression": face("Expression", "surprised")}),
-            (200, {"pose": face("Head pose", "turned"), "dsid": dsid()}),
+            (200, {"person": face("Person", "photograph"), "expression": face("Expression", "head_surprised")}),
+            (200, {"pose": face("Head pose", "head_turned"), "dsid": dsid("photo")}),
             (250, {
                 "identity": identity("person"),
                 "expression code": semantics("expression"),
@@ -96,13 +99,13 @@ def expression_and_pose() -> Template:
                     "Combine Semantics",
                 ),
             }),
-            (300, {**loaders(), "apply": apply("base", "identity", "combine")}),
+            (300, {**PAINTED, "apply": apply("base", "identity", "combine")}),
             (290, {
-                "prompt": prompt("a portrait of a person, green background, yellow clothes"),
+                "prompt": prompt("a photo of a woman, plain green background, yellow clothes"),
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply")),
+            (270, sampler("apply", cfg=PAINTED_CFG)),
             (320, {"save": save("expression_and_pose")}),
         ],
         blueprint=Blueprint(
@@ -116,18 +119,18 @@ def expression_and_pose() -> Template:
 
 def reference_batch() -> Template:
     return Template(
-        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nFive references are a batch of five codes: one for "
+        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nThree references are a batch of three codes: one for "
         "each latent, so *batch_size* is their number. Several photos become a batch by *Batch Images*.",
         [
-            (220, {"person": face("Person", "person_3"), "references": face("References", "all references")}),
-            (300, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
-            (300, {**loaders(), "apply": apply("base", "identity", "semantics")}),
+            (220, {"person": face("Person", "photograph"), "references": face("References", "all heads")}),
+            (300, {"dsid": dsid("photo"), "identity": identity("person"), "semantics": semantics("references")}),
+            (300, {**PAINTED, "apply": apply("base", "identity", "semantics")}),
             (290, {
-                "prompt": prompt("a portrait of a person, white background, blue clothes"),
+                "prompt": prompt("a photo of a woman, plain grey background, blue clothes"),
                 "negative": negative(),
-                "size": size(5),
+                "size": size(3),
             }),
-            (270, sampler("apply")),
+            (270, sampler("apply", cfg=PAINTED_CFG)),
             (320, {"save": save("references")}),
         ],
         blueprint=Blueprint(
@@ -211,8 +214,8 @@ def exaggerate() -> Template:
         "surprised one and beyond (factor 1.4). The two *Save* nodes keep the codes in output/deepexpo; *Load Identity* and "
         "*Load Semantics* list them in any workflow.",
         [
-            (220, {"person": face("Person", "person_3"), "resting": face("At rest", "resting")}),
-            (220, {"surprised": face("Surprised", "surprised"), "dsid": dsid()}),
+            (220, {"person": face("Person", "photograph"), "resting": face("At rest", "head_resting")}),
+            (220, {"surprised": face("Surprised", "head_surprised"), "dsid": dsid("photo")}),
             (250, {
                 "identity": identity("person"), "from": semantics("resting"), "to": semantics("surprised"),
                 "blend": Box(
@@ -228,13 +231,13 @@ def exaggerate() -> Template:
                     "Save Semantics",
                 ),
             }),
-            (300, {**loaders(), "apply": apply("base", "identity", "blend")}),
+            (300, {**PAINTED, "apply": apply("base", "identity", "blend")}),
             (290, {
-                "prompt": prompt("a portrait of a person, grey background, orange clothes"),
+                "prompt": prompt("a photo of a woman, plain grey background, orange clothes"),
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply")),
+            (270, sampler("apply", cfg=PAINTED_CFG)),
             (320, {"save": save("exaggerate")}),
         ],
         blueprint=Blueprint(
