@@ -31,6 +31,7 @@ PROBE = Path(__file__).with_name("soak_probe.py")
 PEOPLE, REFERENCES = ("person_1", "person_2", "person_3"), ("surprised", "laughing", "winking", "turned", "resting")
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "lcm", "euler_ancestral")
 STRENGTHS = ("identity_strength", "expression_strength", "pose_strength")
+SHIPPED = ROOT / "weights" / "heads-meaf.safetensors"  # of the starter that 01_starter draws with
 SIZES = ("light", "control", "full")
 WARM = 50  # prompts, before which memory may grow: caches fill
 GROWTH = {"rss": 64 << 20, "files": 4, "threads": 4, "tensors": 8 << 20}  # from then on, over the whole rest
@@ -52,14 +53,14 @@ class Case:
 
 def write_files(base: Path) -> None:
     """A MEAF of each size for the starter, and masks."""
-    folder, whole = base / "models" / "deepexpo", ROOT / "weights" / "starter-meaf.safetensors"
+    folder = base / "models" / "deepexpo"
     folder.mkdir(parents=True, exist_ok=True)
     (base / "input").mkdir(exist_ok=True)
-    shutil.copy(whole, folder / "light.safetensors")
-    config = meafs.load_meaf(whole).config
+    shutil.copy(SHIPPED, folder / "light.safetensors")
+    config = meafs.load_meaf(SHIPPED).config
     for size in SIZES[1:]:
-        branch = meafs.BranchConfig(size, (4, 4, 4), False, 8, 0, light_too=size == "full")
-        random = random_weights.random_meaf("starter", "starter", config.encoder, config.unet, branch)
+        branch = meafs.BranchConfig(size, (4, 4, 4), False, 16, 0, light_too=size == "full")
+        random = random_weights.random_meaf("heads", "photo", config.encoder, config.unet, branch)
         meafs.save_meaf(folder / f"{size}.safetensors", random.half())
     for number in range(3):
         mask = np.zeros((64 << number, 64, 3), np.uint8)
@@ -137,7 +138,7 @@ def fault(kind: str, base: Path, random: Random) -> Case:
     if kind == "deleted":
         return Case(kind, with_inputs(graph, "DeepExPoLoadMEAF", meaf_name=name), "spoilt")
     if kind == "replaced":  # under the name that is in use, by a rename
-        (folder / "other.partial").write_bytes((ROOT / "weights" / "starter-meaf.safetensors").read_bytes())
+        shutil.copy(SHIPPED, folder / "other.partial")
         (folder / "other.partial").replace(folder / "light.safetensors")
         return Case(kind, graph)
     if kind == "refused":
