@@ -12,13 +12,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dsid import DSID, load_dsid
+from ..dsid import DSID
 from ..image import bytes_to_model, model_to_bytes, model_to_comfy, resize
 from ..pipeline.generate import Pipeline
 from .factors import factors_of
@@ -127,15 +128,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--landmarker", type=Path, help="MediaPipe's file face_landmarker.task, a judge beside the DSID")
     parser.add_argument("--out", type=Path, default=Path("runs/photos"), help="folder for tables and the sheet")
     parser.add_argument("--count", type=int, default=100, help="pictures to draw")
-    parser.add_argument("--cfg", type=float, default=5.0, help="guidance")
+    parser.add_argument("--cfg", type=float, help="guidance (default: the base's own)")
     options = parser.parse_args(argv)
     try:
         frames = load_frames(options.frames)
         pairs = sample_pairs(frames, options.count)
         landmarker = Landmarker(options.landmarker) if options.landmarker else None
-        pipeline = Pipeline.load(options.base, options.meaf, options.dsid, cfg=options.cfg, detector="none")
+        guidance = {} if options.cfg is None else {"cfg": options.cfg}
+        pipeline = Pipeline.load(options.base, options.meaf, options.dsid, detector="none", **guidance)
         drawn = draw_pairs(pipeline, frames, pairs)
-        dsid = load_dsid(options.dsid).float()
+        dsid = cast(DSID, pipeline.dsid)
         people = bytes_to_model(frames.crops[pairs.person])
         write_table(options.out, "photos", measure(frames, pairs, drawn, dsid, landmarker))
         write_table(options.out, "likeness", [likeness(dsid, drawn, people, frames.clip[pairs.person])])
