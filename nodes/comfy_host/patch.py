@@ -49,8 +49,7 @@ def apply_meaf(
     config = meaf.config
     codes = stream_codes(config, identity, semantics)
     sites = find_sites(model.get_model_object("diffusion_model"))
-    own = getattr(model.model.model_config, "deepexpo_starter", "")
-    require_family(config.name, config.base, config.unet, sites.channels, sites.context_width, own)
+    require_family(config.name, config.base, config.unet, sites.channels, sites.context_width, starter_name(model))
     mask = None if mask is None else _usable_mask(mask)
     added = tuple(
         PatchStream(
@@ -64,6 +63,12 @@ def apply_meaf(
         for name, code in codes.items()
     )
     return _attach(model.clone(), added, sites, meaf.patcher)
+
+
+def starter_name(model: ModelPatcher) -> str:
+    """Of a starter, "" of any other model. Asked of the instance alone: newer ComfyUIs answer None, and log a warning, for
+    whatever their model configs do not have."""
+    return vars(model.model.model_config).get("deepexpo_starter", "")
 
 
 def _in_range(name: str, settings: StreamSettings) -> StreamSettings:

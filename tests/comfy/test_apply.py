@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 
+import comfy.supported_models_base
 import pytest
 import torch
 
@@ -54,6 +55,14 @@ def test_strength_zero_is_bit_equal_and_each_stream_acts(studio):
     for stream in STREAMS:
         alone = studio.apply(**OFF | {f"{stream}_strength": 1.0})
         assert (studio.sample(alone) - base).abs().max() > 1e-3, stream
+
+
+def test_a_model_config_that_answers_none_for_all_is_no_starter(sd15, monkeypatch):
+    """As in ComfyUI from 0.4 on, whose configs log a warning, too, for what they are asked and do not have."""
+    asked = []
+    base = comfy.supported_models_base.BASE
+    monkeypatch.setattr(base, "__getattr__", lambda self, name: asked.append(name), raising=False)
+    assert not same(sd15.noise(sd15.apply()), sd15.noise(sd15.model)) and "deepexpo_starter" not in asked
 
 
 def test_masks(studio):
