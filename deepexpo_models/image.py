@@ -136,11 +136,3 @@ def _expect(image: Tensor, rank: int, what: str) -> None:
         raise ValueError(f"expected {what}, got {'nothing' if image is None else f'a {type(image).__name__}'}")
     if image.ndim != rank or 0 in image.shape:
         raise ValueError(f"expected {what}, got shape {tuple(image.shape)}")
-
-
-def flat_share(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (B,) in [0, 1]: horizontal neighbours that differ by at most one level of 255. At 128 pixels
-    it is 0.48 and more for faces drawn in flat colours, 0.20 and less for photographs."""
-    _expect_model(images)
-    levels = ((images.float() + 1) * 127.5).round()
-    return (levels.diff(dim=-1).abs().amax(1) <= 1).float().mean((-2, -1))

@@ -10,7 +10,6 @@ from .comfy_host.codes import (
     recognise_identity,
     reenact,
     semantics_from,
-    unlike_training,
     with_face_shape,
 )
 from .sockets import schema
@@ -68,10 +67,9 @@ class EncodeIdentity(io.ComfyNode):
     def execute(cls, image, dsid=None, recogniser=OWN, clip_vision=None, landmarks=None) -> io.NodeOutput:
         if recogniser == OWN and dsid is None:
             raise ValueError("no DSID is connected to Encode Identity; connect one from Load DSID, or choose a recogniser")
-        own = recogniser == OWN
-        code = encode_identity(dsid, image) if own else recognise_identity(recogniser, image, clip_vision)
+        code = encode_identity(dsid, image) if recogniser == OWN else recognise_identity(recogniser, image, clip_vision)
         identity, note = with_face_shape(code, landmarks)
-        return _said(identity, identity_line(identity, len(image)), unlike_training(dsid, image) if own else "", note)
+        return _said(identity, identity_line(identity, len(image)), note)
 
 
 class EncodeSemantics(io.ComfyNode):
@@ -129,7 +127,7 @@ class EncodeSemantics(io.ComfyNode):
         if dsid is None or image is None:
             raise ValueError("nothing to encode: connect landmarks, or a DSID and an image, to Encode Semantics")
         semantics = encode_semantics(dsid, image)
-        return _said(semantics, semantics_line(semantics), unlike_training(dsid, image))
+        return _said(semantics, semantics_line(semantics))
 
 
 class Reenact(io.ComfyNode):

@@ -25,7 +25,7 @@ class CropFace(io.ComfyNode):
                     "detector",
                     options=[*CHOICES, LANDMARKS],
                     tooltip="auto: connected landmarks, else the best detector installed. landmarks: these alone. none: no "
-                    "detection, the mask's box or the whole picture is the face (for drawings).",
+                    "detection, the mask's box or the whole picture is the face (for pictures that are face crops).",
                 ),
                 io.Int.Input("face_index", default=0, min=0, max=99, tooltip="Which face, counted from 0 in the order below."),
                 io.Combo.Input("order", options=list(ORDERS), tooltip="How faces are counted when there are several."),

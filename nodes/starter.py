@@ -3,7 +3,7 @@ from comfy_api.latest import io
 from . import sockets
 from .comfy_host.folders import weight_fingerprint
 from .comfy_host.samples import CHOICES, sample_faces
-from .comfy_host.starter import CARTOONS, FILES, open_starter
+from .comfy_host.starter import FILE, open_starter
 from .sockets import schema
 
 
@@ -13,19 +13,10 @@ class LoadStarter(io.ComfyNode):
         return schema(
             node_id="DeepExPoLoadStarter",
             display_name="Load Starter (Small Model)",
-            description="Loads one of the two small text-to-image models that come with the pack, so that every node can be "
-            "tried without a download and without a GPU. Both draw 128 x 128: cartoon faces, or heads as if painted, whose "
-            "MEAF reads photographs.",
-            inputs=[
-                io.Combo.Input(
-                    "which",
-                    options=list(FILES),
-                    default=CARTOONS,
-                    optional=True,
-                    tooltip="Cartoon faces go with starter-meaf and starter-dsid. Painted heads go with heads-meaf and "
-                    "photo-dsid, and their person and reference may be photographs.",
-                ),
-            ],
+            description="Loads the small text-to-image model that comes with the pack, so that every node can be tried without a "
+            "download and without a GPU. It draws heads of 128 x 128, as if painted; heads-meaf and photo-dsid go with it, and "
+            "person and reference may be photographs.",
+            inputs=[],
             outputs=[
                 io.Model.Output(
                     "model", display_name="MODEL", tooltip="Connect to Apply MEAF or a sampler; 128 x 128 is its size."
@@ -36,12 +27,12 @@ class LoadStarter(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, which=CARTOONS) -> str:
-        return weight_fingerprint(FILES[which])
+    def fingerprint_inputs(cls) -> str:
+        return weight_fingerprint(FILE)
 
     @classmethod
-    def execute(cls, which=CARTOONS) -> io.NodeOutput:
-        return io.NodeOutput(*open_starter(which))
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*open_starter())
 
 
 class SampleFace(io.ComfyNode):
@@ -57,8 +48,8 @@ class SampleFace(io.ComfyNode):
                 io.Combo.Input(
                     "which",
                     options=list(CHOICES),
-                    tooltip="A person at rest, or another one with an expression or a head pose. Those that begin with all "
-                    "give a batch, clip the frames of a clip. The photograph and the heads are for the model of painted heads.",
+                    tooltip="A person, photographed or rendered, or another one with an expression or a head pose. Those that "
+                    "begin with all give a batch, clip the frames of a clip.",
                 ),
             ],
             outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="256 x 256, cropped as the encoders expect it.")],

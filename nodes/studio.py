@@ -191,7 +191,7 @@ class Measure(io.ComfyNode):
                     "identity_judge",
                     options=list(IDENTITY_JUDGES),
                     tooltip="Who compares faces. auto: the first at hand that sees every photo. buffalo_l and antelopev2 are "
-                    "insightface's; dsid the connected one; drawings our judge of the starter's cartoon faces.",
+                    "insightface's; dsid the connected one; heads our judge of rendered heads.",
                 ),
                 io.Combo.Input(
                     "expression_judge",

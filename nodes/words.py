@@ -20,7 +20,7 @@ ALIASES = {
     "DeepExPoLoadIdentity": "open, library, saved face, person, character, likeness",
     "DeepExPoLoadMEAF": "ipadapter, faceid, instantid, adapter model, face model",
     "DeepExPoLoadSemantics": "open, library, saved expression, emotion, head pose, smile",
-    "DeepExPoLoadStarter": "checkpoint, demo model, small model, cartoon, photo",
+    "DeepExPoLoadStarter": "checkpoint, demo model, small model, painted heads, photo",
     "DeepExPoMeasure": "similarity, likeness, score, face distance, evaluate, identity leak, compare faces, plot, expression",
     "DeepExPoPairSheet": "xy plot, grid, batch, matrix, contact sheet, expression sheet, character sheet, all combinations",
     "DeepExPoReenact": "reenactment, liveportrait, animate face, talking head, expression",

@@ -165,7 +165,7 @@ def _no_face(opened: OpenedDetector, mask: Tensor | None, name: str) -> str:
     if mask is not None:
         return f"no face found inside the mask of {name}; choose detector 'auto', which then takes the mask's box"
     skipped = "".join(f" ({other} is not available: {reason})" for other, reason in opened.unavailable.items())
-    return f"no face found in {name}; use a clearer picture or draw a mask (detector 'none' is for drawings){skipped}"
+    return f"no face found in {name}; use a clearer picture or draw a mask (detector 'none' is for face crops){skipped}"
 
 
 def _count(faces: list[Face]) -> str:

@@ -3,7 +3,7 @@
 Without other files it draws with the starter, the small model that comes with the pack:
 
     python -m deepexpo_models.pipeline --prompt "portrait of a person, forest background" \\
-        --identity workflows/samples/person_1.png --reference workflows/samples/winking.png --out picture.png
+        --identity workflows/samples/person_1.png --reference workflows/samples/laughing.png --out picture.png
 
 Several references, or --identity given again for another person, make a sheet; a clip as the reference makes a clip.
 """
@@ -62,7 +62,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What pictures are drawn with."""
     add = _adder(parser)
     add("steps", "of the sampler (default: 25)", type=int)
-    add("cfg", "guidance (default: 3 for the starter, else 7)", type=float)
+    add("cfg", "guidance (default: 5 for the starter, else 7)", type=float)
     for stream in STREAMS:
         add(f"{stream}-strength", "0 is off, 1 is as trained (default: 1)", type=float)
     add("base", "checkpoint file or diffusers folder of SD1.5, SD2.x or SDXL (default: the starter)", default="")
@@ -76,7 +76,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("face-height", "of the face in the map, of the picture's height (default: %(default)s)", type=float, default=0.4)
     add("width", "pixels (default: the base's own)", type=int, default=0)
     add("height", "pixels (default: the base's own)", type=int, default=0)
-    add("detector", "how faces are found (default: auto; none for the starter)", choices=CHOICES)
+    add("detector", "how faces are found (default: auto)", choices=CHOICES)
     add("insightface", "folder that holds models/<pack>/*.onnx", type=Path)
     add(
         "precision",

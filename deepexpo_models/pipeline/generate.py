@@ -31,14 +31,14 @@ from .photos import ENCODED_AT_ONCE, Photos, each_photo
 from .sampling import BeforeStep, fused, sample
 
 logger = logging.getLogger(__name__)
-STARTER = {name: PACK_WEIGHTS / f"starter-{name}.safetensors" for name in ("base", "meaf", "dsid")}
-CFG = 3.0  # of the starter; Stable Diffusion's own habit is 7
-HABITS: dict[
-    str, dict
-] = {  # of bases by their names; drawn faces fill their pictures, and detectors of photographs find none of them
-    "starter": {"cfg": CFG, "detector": "none", "batch": 25},
-    "heads": {"cfg": 5.0, "batch": 25},
+STARTER = {
+    "base": PACK_WEIGHTS / "heads-base.safetensors",
+    "meaf": PACK_WEIGHTS / "heads-meaf.safetensors",
+    "dsid": PACK_WEIGHTS / "photo-dsid.safetensors",
 }
+CFG = 5.0  # of the starter
+HABITS = {"heads": {"cfg": CFG, "batch": 25}}  # of bases by their names
+STABLE_DIFFUSION = {"cfg": 7.0}
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Pipeline:
             streams,
             encoders,
             landmarks=Landmarks(Path(landmarker)) if landmarker else None,
-            **{**HABITS.get(loaded.family, {"cfg": 7.0}), **settings},
+            **{**HABITS.get(loaded.family, STABLE_DIFFUSION), **settings},
         )
 
     def __call__(

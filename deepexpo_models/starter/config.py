@@ -60,9 +60,9 @@ class StarterConfig:
 
 
 STARTER = StarterConfig(
-    name="starter",
+    name="heads",
     image_size=128,
-    latent_channels=8,
+    latent_channels=16,
     vae_channels=(32, 32, 64, 64),
     vae_layers=1,
     unet_channels=(64, 96, 128),

@@ -18,14 +18,11 @@ from ...deepexpo_models.dsid import (
 from ...deepexpo_models.dsid.mesh import cautions, face_shape_of, semantics_of
 from ...deepexpo_models.faces.landmarks import Track, track_face
 from ...deepexpo_models.head import load_basis
-from ...deepexpo_models.image import comfy_to_model, flat_share, model_to_comfy, require_pictures, resize
-from ...deepexpo_models.weights import trained_on_words
+from ...deepexpo_models.image import comfy_to_model, model_to_comfy, require_pictures, resize
 from .detectors import face_recogniser
 from .memory import LoadedDSID, run_in_batches
 
 logger = logging.getLogger(__name__)
-FLAT = 0.3  # see `flat_share`: between photographs and drawings
-FOR_PHOTOGRAPHS = "photo-dsid.safetensors"
 CLIP = "clip_vit_h"  # the public encoder whose codes IP-Adapter Plus-Face and Full-Face read
 
 
@@ -33,18 +30,6 @@ def encode_identity(dsid: LoadedDSID, image: Tensor) -> Identity:
     """image (B, H, W, 3) in [0, 1], face crops of one person -> one identity, the mean of the pictures' codes."""
     codes = run_in_batches(dsid, lambda model, x: {"identity": model.encode_identity(x)}, crops_of(dsid, image))
     return average_identities(Identity(codes["identity"], dsid.encoder))
-
-
-def unlike_training(dsid: LoadedDSID, image: Tensor) -> str:
-    """image (B, H, W, 3) in [0, 1] -> one sentence where an encoder of drawings is given photographs; "" else."""
-    if dsid.model.trained_on != ("drawings",) or flat_share(crops_of(dsid, image)).median() >= FLAT:
-        return ""
-    said = (
-        f"these pictures look like photographs, and {dsid.encoder} was {trained_on_words(dsid.model.trained_on)} alone: its "
-        f"codes tell little of them; choose {FOR_PHOTOGRAPHS} in Load DSID, landmarks or another recogniser"
-    )
-    logger.warning("DeepExPo: %s", said)
-    return said
 
 
 def recognise_identity(recogniser: str, image: Tensor, clip_vision=None) -> Identity:

@@ -20,15 +20,15 @@ from .folders import PACK_WEIGHTS
 from .landmarks import landmarks_of
 from .memory import LoadedDSID, run_in_batches
 
-AUTO, DSID, DRAWINGS, LANDMARKS = "auto", "dsid", "drawings", "landmarks"
-IDENTITY_JUDGES = (AUTO, *RECOGNISERS, DSID, DRAWINGS)
-EXPRESSION_JUDGES = (AUTO, LANDMARKS, DSID, DRAWINGS)
+AUTO, DSID, HEADS, LANDMARKS = "auto", "dsid", "heads", "landmarks"
+IDENTITY_JUDGES = (AUTO, *RECOGNISERS, DSID, HEADS)
+EXPRESSION_JUDGES = (AUTO, LANDMARKS, DSID, HEADS)
 NAMES = {
     LANDMARKS: "face landmarker",
-    DRAWINGS: "our judge of drawn faces",
+    HEADS: "our judge of rendered heads",
     **{name: f"insightface {name}" for name in RECOGNISERS},
 }
-DRAWN_FILE = "judge.safetensors"
+HEADS_FILE = "judge-heads.safetensors"
 SURE = 0.5  # of a face, for the landmarker
 ALL_FACES = 0  # of a picture: the largest is taken
 UNFIT = (ValueError, DetectorUnavailable, ImportError, OSError)  # what a judge raises that is missing or sees too little
@@ -106,8 +106,8 @@ def _opened(name: str, pictures: Mapping[str, Tensor], landmarks: Mapping[str, d
         return lambda role: Seen(identity=_rows(recognise, pictures[role]))
     if name == LANDMARKS:
         return lambda role: _by_landmarks(landmarks.get(role) or landmarks_of(pictures[role], ALL_FACES, SURE))
-    if name == DRAWINGS:
-        return _drawn_judge(pictures)
+    if name == HEADS:
+        return _heads_judge(pictures)
     if dsid is None:
         raise ValueError("no DSID is connected")
     return lambda role: _by_dsid(dsid, pictures[role])
@@ -149,11 +149,11 @@ def _by_dsid(dsid: LoadedDSID, image: Tensor) -> Seen:
     return Seen(codes["identity"], codes["expression"], codes["rotation"])
 
 
-def _drawn_judge(pictures: Mapping[str, Tensor]) -> Judge:
+def _heads_judge(pictures: Mapping[str, Tensor]) -> Judge:
     from ...deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
     from ...deepexpo_models.evaluation.judges.judge import judged, load_judge, to_share
 
-    judge = load_judge(PACK_WEIGHTS / DRAWN_FILE)
+    judge = load_judge(PACK_WEIGHTS / HEADS_FILE)
 
     def seen(role: str) -> Seen:
         found = judged(judge, comfy_to_model(pictures[role]).cpu())

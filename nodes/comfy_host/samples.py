@@ -11,20 +11,14 @@ from ...deepexpo_models.image import bytes_to_comfy
 
 SIZE = 256  # pixels a side
 FOLDER = Path(__file__).parents[2] / "workflows" / "samples"
-PEOPLE = ("person_1", "person_2", "person_3")
-REFERENCES = ("surprised", "laughing", "winking", "turned", "resting")
+PEOPLE = ("photograph", "person_1", "person_2", "person_3")  # scikit-image's astronaut, in the public domain; rendered heads
+REFERENCES = ("surprised", "laughing", "dozing", "turned", "resting")  # rendered; the first and the last are one person
 CLIP = "clip"  # frames side by side
-PHOTOGRAPH = "photograph"  # scikit-image's astronaut, of NASA, in the public domain
-HEADS = ("head_laughing", "head_surprised", "head_turned")  # rendered
-HEAD_AT_REST = "head_resting"  # the surprised one
 CHOICES = {
     **{name: (name,) for name in (*PEOPLE, *REFERENCES)},
     "all people": PEOPLE,
     "all references": REFERENCES,
     CLIP: (CLIP,),
-    PHOTOGRAPH: (PHOTOGRAPH,),
-    **{name: (name,) for name in (*HEADS, HEAD_AT_REST)},
-    "all heads": HEADS,
 }
 
 

@@ -28,17 +28,15 @@ from ...deepexpo_models.starter.vocabulary import END, START, tokens
 from ...deepexpo_models.weights import check_shapes
 from .folders import FOLDER, weight_path
 
-FILES = {"cartoon faces": "starter-base.safetensors", "painted heads": "heads-base.safetensors"}  # what it draws -> its file
-CARTOONS = next(iter(FILES))
+FILE = "heads-base.safetensors"
 MODEL_TYPES = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
 
 State = dict[str, Tensor]
 
 
-def open_starter(which: str = CARTOONS) -> tuple[ModelPatcher, CLIP, VAE]:
-    """which: one of FILES. MODEL, CLIP and VAE. Raises ValueError, in one sentence, when the file is missing, damaged, or
-    another."""
-    path = weight_path(FILES[which])
+def open_starter() -> tuple[ModelPatcher, CLIP, VAE]:
+    """MODEL, CLIP and VAE. Raises ValueError, in one sentence, when the file is missing, damaged, or another."""
+    path = weight_path(FILE)
     config, parts = load_starter_tensors(path)
     try:
         model = _model(path, config, parts["unet"])

@@ -1,10 +1,13 @@
-"""Sample Face's other faces: python -m deepexpo_models.data.heads.samples --model heads.npz --out workflows/samples
+"""The faces that Sample Face gives: python -m deepexpo_models.data.heads.samples --model heads.npz --out workflows/samples
 
-Rendered people of the test split, each with an expression preset and a turn of the head, before a plain background; and the
-face in scikit-image's picture of an astronaut (Eileen Collins, by NASA, in the public domain).
+Rendered people of the test split, before a plain background: three at rest, five with an expression or a turn of the head, and
+one in a clip, whose frames stand side by side in one file; and the face in scikit-image's picture of an astronaut (Eileen
+Collins, by NASA, in the public domain).
 """
 
 import argparse
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 
 from ...faces.crop import crop_face
 from ...faces.detectors import Face
+from ...head import ARKIT52
 from ...head.expressions import preset_units
 from ...image import bytes_to_comfy, comfy_to_bytes
 from .geometry import make_actor
@@ -25,12 +29,16 @@ from .units import sample_gaze, with_gaze
 
 SIZE, FINER = 256, 2  # pixels a side; drawn so much larger and averaged, for smooth edges
 HEADS = {  # name -> which of the people, preset, yaw, pitch, roll in degrees
-    "head_resting": (18, "none", 0.0, 0.0, 0.0),
-    "head_laughing": (4, "laughing", 24.0, -6.0, 4.0),
-    "head_surprised": (18, "surprised", 0.0, 0.0, 0.0),
-    "head_turned": (19, "none", -38.0, 6.0, 0.0),
+    "person_1": (23, "none", 0.0, 0.0, 0.0),
+    "person_2": (15, "none", 0.0, 0.0, 0.0),
+    "person_3": (22, "none", 0.0, 0.0, 0.0),
+    "resting": (18, "none", 0.0, 0.0, 0.0),
+    "surprised": (18, "surprised", 0.0, 0.0, 0.0),
+    "laughing": (4, "laughing", 24.0, -6.0, 4.0),
+    "dozing": (11, {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}, 8.0, -8.0, -16.0),
+    "turned": (19, "none", -38.0, 6.0, 0.0),
 }
-
+CLIP, FRAMES = 14, 16  # which of the people; they turn from side to side, smile and speak
 ASTRONAUT = (174.0, 73.0, 277.0, 176.0)  # box of the face, in pixels
 
 
@@ -44,8 +52,9 @@ def photograph() -> np.ndarray:
     return comfy_to_bytes(crop).numpy()
 
 
-def draw_head(renderer: HeadRenderer, seed: int, preset: str, *turn: float) -> np.ndarray:
-    """turn: yaw, pitch, roll in degrees -> (SIZE, SIZE, 3) uint8 of the seed's person and setting."""
+def draw_head(renderer: HeadRenderer, seed: int, expression: str | Mapping[str, float], *turn: float) -> np.ndarray:
+    """expression: a preset's name, or ARKit's units by name; turn: yaw, pitch, roll in degrees -> (SIZE, SIZE, 3) uint8 of the
+    seed's person and setting."""
     rng, model, rotation = np.random.default_rng(seed), renderer.model, euler_matrix(*turn)
     person = sample_person(rng, model.names, model.skins, model.hairs, model.brows, model.lashes, "test")
     setting = sample_setting(rng)
@@ -53,9 +62,28 @@ def draw_head(renderer: HeadRenderer, seed: int, preset: str, *turn: float) -> n
         setting, background=np.full_like(setting.background, setting.background.mean((0, 1))), grow=1.0, shift=np.zeros(2)
     )
     gaze = sample_gaze(rng, camera_direction(rotation))
-    units = with_gaze(preset_units(preset).numpy().astype(np.float32), gaze)
+    units = with_gaze(_units(expression), gaze)
     large = renderer.render(make_actor(model, person), units, gaze, rotation, rotation, setting).picture
     return large.reshape(SIZE, FINER, SIZE, FINER, 3).mean((1, 3)).round().astype(np.uint8)
+
+
+def draw_clip(renderer: HeadRenderer) -> np.ndarray:
+    """(SIZE, FRAMES * SIZE, 3) uint8"""
+    return np.concatenate([draw_head(renderer, CLIP, *_moment(number / (FRAMES - 1))) for number in range(FRAMES)], 1)
+
+
+def _units(expression: str | Mapping[str, float]) -> np.ndarray:
+    """(52,)"""
+    if isinstance(expression, str):
+        return preset_units(expression).numpy().astype(np.float32)
+    return np.array([expression.get(name, 0.0) for name in ARKIT52], np.float32)
+
+
+def _moment(time: float) -> tuple[dict[str, float], float, float, float]:
+    """Time from 0 to 1 -> units, yaw, pitch, roll."""
+    turn, word = math.sin(2 * math.pi * time), math.sin(4 * math.pi * time)
+    smile = 0.5 + 0.5 * turn
+    return {"mouthSmileLeft": smile, "mouthSmileRight": smile, "jawOpen": max(0.0, 0.8 * word)}, 28 * turn, 6 * word, 0.0
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,11 +96,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         renderer = HeadRenderer(HeadModel(options.model), SIZE * FINER)
         pictures = {"photograph": photograph()} | {name: draw_head(renderer, *how) for name, how in HEADS.items()}
+        clip = draw_clip(renderer)
     except ValueError as error:
         raise SystemExit(f"{error}") from error
     options.out.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         Image.fromarray(picture).save(options.out / f"{name}.png", optimize=True)
+    Image.fromarray(clip).save(options.out / "clip.jpg", quality=90)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,14 @@ from .boxes import size as sized
 
 NO_DOWNLOAD = "Everything here comes with the pack: press **Run**."
 OWN_PHOTOS = "**Your own photos**: put *Load Image* and *Crop Face* where *Sample Face* stands."
-PHOTOS = (
-    "This small model knows cartoon faces of 128 pixels: it shows what the nodes do. For photographs open *01_starter* or the "
-    "photo templates."
-)
+LIKENESS = "This small model shows what the nodes do; for a likeness open the photo templates."
 
 OWN = "For any model with MEAF streams and a DSID of its own, as the starter; photos need *Crop Face* before it."
 BASE = {"model": ("base", 0), "clip": ("base", 1), "vae": ("base", 2)}
 LATENT = {"latent": ("size", 0)}
 PROMPT_WIDGETS = [("prompt", "text"), ("sampler", "seed"), ("sampler", "steps")]
 FILE_WIDGETS = [("meaf", "meaf_name"), ("dsid", "dsid_name")]
+CFG, CFG_OF_TWO = 5.0, 3.0
 STRENGTHS = ["identity_strength", "expression_strength", "pose_strength"]
 WIDGETS = [*PROMPT_WIDGETS, *FILE_WIDGETS, *(("apply", name) for name in STRENGTHS)]
 
@@ -38,18 +36,15 @@ def apply(model: str, person: str, code: str, title: str = "Apply MEAF", **more)
     return Box("DeepExPoApplyMEAF", given, title)
 
 
-def loaders(which: str = "cartoon faces", meaf: str = "starter") -> dict[str, Box]:
+def loaders() -> dict[str, Box]:
     return {
-        "base": Box("DeepExPoLoadStarter", {"which": which}, "Load Starter"),
-        "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": f"{meaf}-meaf.safetensors"}, "Load MEAF"),
+        "base": Box("DeepExPoLoadStarter", {}, "Load Starter"),
+        "meaf": Box("DeepExPoLoadMEAF", {"meaf_name": "heads-meaf.safetensors"}, "Load MEAF"),
     }
 
 
-def dsid(name: str = "starter") -> Box:
-    return Box("DeepExPoLoadDSID", {"dsid_name": f"{name}-dsid.safetensors"}, "Load DSID")
-
-
-PAINTED, PAINTED_CFG = loaders("painted heads", "heads"), 5.0
+def dsid() -> Box:
+    return Box("DeepExPoLoadDSID", {"dsid_name": "photo-dsid.safetensors"}, "Load DSID")
 
 
 def size(batch: int, width: int = 128) -> Box:
@@ -62,15 +57,15 @@ def starter() -> Template:
         "*reference*'s expression and head pose, in the prompt's context: heads of 128 pixels, soft as if painted, by a small "
         f"model. For a likeness open *02_photo_sd15*.\n\n{OWN_PHOTOS}",
         [
-            (220, {"person": face("Person", "photograph"), "reference": face("Reference", "head_surprised")}),
-            (300, {"dsid": dsid("photo"), "identity": identity("person"), "semantics": semantics("reference")}),
-            (300, {**PAINTED, "apply": apply("base", "identity", "semantics")}),
+            (220, {"person": face("Person", "photograph"), "reference": face("Reference", "surprised")}),
+            (300, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("reference")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a photo of a woman, plain teal background, red clothes"),
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply", seed=6, cfg=PAINTED_CFG)),
+            (270, sampler("apply", seed=6, cfg=CFG)),
             (320, {"save": save("starter")}),
         ],
         note_height=230,
@@ -88,8 +83,8 @@ def expression_and_pose() -> Template:
         f"**Expression of one picture, head pose of another.** {NO_DOWNLOAD}\n\n*Combine Semantics* joins them; *Apply MEAF* "
         f"gives the person both. {OWN_PHOTOS}",
         [
-            (200, {"person": face("Person", "photograph"), "expression": face("Expression", "head_surprised")}),
-            (200, {"pose": face("Head pose", "head_turned"), "dsid": dsid("photo")}),
+            (200, {"person": face("Person", "photograph"), "expression": face("Expression", "surprised")}),
+            (200, {"pose": face("Head pose", "turned"), "dsid": dsid()}),
             (250, {
                 "identity": identity("person"),
                 "expression code": semantics("expression"),
@@ -99,13 +94,13 @@ def expression_and_pose() -> Template:
                     "Combine Semantics",
                 ),
             }),
-            (300, {**PAINTED, "apply": apply("base", "identity", "combine")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "combine")}),
             (290, {
                 "prompt": prompt("a photo of a woman, plain green background, yellow clothes"),
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply", cfg=PAINTED_CFG)),
+            (270, sampler("apply", cfg=CFG)),
             (320, {"save": save("expression_and_pose")}),
         ],
         blueprint=Blueprint(
@@ -119,18 +114,18 @@ def expression_and_pose() -> Template:
 
 def reference_batch() -> Template:
     return Template(
-        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nThree references are a batch of three codes: one for "
+        f"**One person, many expressions, in one run.** {NO_DOWNLOAD}\n\nFive references are a batch of five codes: one for "
         "each latent, so *batch_size* is their number. Several photos become a batch by *Batch Images*.",
         [
-            (220, {"person": face("Person", "photograph"), "references": face("References", "all heads")}),
-            (300, {"dsid": dsid("photo"), "identity": identity("person"), "semantics": semantics("references")}),
-            (300, {**PAINTED, "apply": apply("base", "identity", "semantics")}),
+            (220, {"person": face("Person", "photograph"), "references": face("References", "all references")}),
+            (300, {"dsid": dsid(), "identity": identity("person"), "semantics": semantics("references")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "semantics")}),
             (290, {
                 "prompt": prompt("a photo of a woman, plain grey background, blue clothes"),
                 "negative": negative(),
-                "size": size(3),
+                "size": size(5),
             }),
-            (270, sampler("apply", cfg=PAINTED_CFG)),
+            (270, sampler("apply", cfg=CFG)),
             (320, {"save": save("references")}),
         ],
         blueprint=Blueprint(
@@ -165,8 +160,8 @@ def two_people() -> Template:
         f"**Two people in one picture.** {NO_DOWNLOAD}\n\nEach person has an *Apply MEAF* with a mask, one after the other; "
         "each prompt has its area. The masks keep either face in its half.",
         [
-            (190, {"left person": face("Left person", "person_2"), "right person": face("Right person", "person_1")}),
-            (190, {"left face": face("Left reference", "winking"), "right face": face("Right reference", "laughing")}),
+            (190, {"left person": face("Left person", "photograph"), "right person": face("Right person", "person_1")}),
+            (190, {"left face": face("Left reference", "turned"), "right face": face("Right reference", "laughing")}),
             (230, {
                 "dsid": dsid(), "left id": identity("left person"), "left code": semantics("left face"),
                 "right id": identity("right person"), "right code": semantics("right face"),
@@ -182,16 +177,16 @@ def two_people() -> Template:
                 "size": size(1, 256),
             }),
             (250, {
-                "left text": prompt("a portrait of a person, yellow background, green clothes", "Left prompt"),
+                "left text": prompt("a photo of a woman, plain yellow background, green clothes", "Left prompt"),
                 "left area": area("left text", 0),
-                "right text": prompt("a portrait of a person, yellow background, purple clothes", "Right prompt"),
+                "right text": prompt("a photo of a man, plain yellow background, purple clothes", "Right prompt"),
                 "right area": area("right text", 128),
             }),
             (250, {
                 "prompt": Box(
                     "ConditioningCombine", {"conditioning_1": ("left area", 0), "conditioning_2": ("right area", 0)}, "Both"
                 ),
-                "negative": negative(), **sampler("right"),
+                "negative": negative(), **sampler("right", cfg=CFG_OF_TWO),
             }),
             (320, {"save": save("two_people")}),
         ],
@@ -214,8 +209,8 @@ def exaggerate() -> Template:
         "surprised one and beyond (factor 1.4). The two *Save* nodes keep the codes in output/deepexpo; *Load Identity* and "
         "*Load Semantics* list them in any workflow.",
         [
-            (220, {"person": face("Person", "photograph"), "resting": face("At rest", "head_resting")}),
-            (220, {"surprised": face("Surprised", "head_surprised"), "dsid": dsid("photo")}),
+            (220, {"person": face("Person", "photograph"), "resting": face("At rest", "resting")}),
+            (220, {"surprised": face("Surprised", "surprised"), "dsid": dsid()}),
             (250, {
                 "identity": identity("person"), "from": semantics("resting"), "to": semantics("surprised"),
                 "blend": Box(
@@ -231,13 +226,13 @@ def exaggerate() -> Template:
                     "Save Semantics",
                 ),
             }),
-            (300, {**PAINTED, "apply": apply("base", "identity", "blend")}),
+            (300, {**loaders(), "apply": apply("base", "identity", "blend")}),
             (290, {
                 "prompt": prompt("a photo of a woman, plain grey background, orange clothes"),
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply", cfg=PAINTED_CFG)),
+            (270, sampler("apply", cfg=CFG)),
             (320, {"save": save("exaggerate")}),
         ],
         blueprint=Blueprint(

@@ -9,10 +9,11 @@ from .boxes import Blueprint, Template, negative, prompt, sampler, save
 from .boxes import size as sized
 from .starter import (
     BASE,
+    CFG,
     FILE_WIDGETS,
+    LIKENESS,
     NO_DOWNLOAD,
     OWN,
-    PHOTOS,
     PROMPT_WIDGETS,
     dsid,
     face,
@@ -59,7 +60,7 @@ def smooth(code: str, rate: float | tuple) -> Box:
 def pair_sheet() -> Template:
     pairs = {"identity": ("left id", 0), "columns": "references", "semantics": ("looks", 0), "identity_2": ("right id", 0)}
     measured = {
-        "image": ("decode", 0), "identity_judge": "drawings", "expression_judge": "drawings", "identity": ("people", 0),
+        "image": ("decode", 0), "identity_judge": "heads", "expression_judge": "heads", "identity": ("people", 0),
         "reference": ("references", 0), "sheet": ("pairs", 4),
     }  # fmt: skip
     saved = Box("SaveImage", {"filename_prefix": "DeepExPo/pair_sheet", "images": ("sheet", 0)}, "Save Image", 340)
@@ -67,9 +68,9 @@ def pair_sheet() -> Template:
     return Template(
         f"**Every person with every expression**, as a labelled sheet, and measured. {NO_DOWNLOAD}\n\n*columns* in Pair Sheet "
         "takes presets or a slider's steps, for codes of face landmarks. *Measure* says how much of the person is kept, how "
-        f"much of the reference leaked in, and how near expression and pose are: tune Apply MEAF's strengths by it. {PHOTOS}",
+        f"much of the reference leaked in, and how near expression and pose are: tune Apply MEAF's strengths by it. {LIKENESS}",
         [
-            (210, {"left": face("Person 1", "person_1"), "right": face("Person 2", "person_2")}),
+            (210, {"left": face("Person 1", "photograph"), "right": face("Person 2", "person_1")}),
             (210, {"references": face("References", "all references"), "dsid": dsid()}),
             (230, {
                 "left id": identity("left"), "right id": identity("right"), "looks": semantics("references"),
@@ -78,8 +79,8 @@ def pair_sheet() -> Template:
             (260, {"pairs": Box("DeepExPoPairSheet", pairs, "Pair Sheet")}),
             (260, {**loaders(), "apply": apply("base", ("pairs", 0), ("pairs", 1))}),
             (260, {
-                "prompt": prompt("a portrait of a person, white background, blue clothes"), "negative": negative(),
-                "size": sized(("pairs", 2), 128, 128), **sampler("apply"),
+                "prompt": prompt("a photo of a person, plain grey background, blue clothes"), "negative": negative(),
+                "size": sized(("pairs", 2), 128, 128), **sampler("apply", cfg=CFG),
             }),
             (420, {
                 "sheet": Box("DeepExPoDrawSheet", sheet, "Draw Sheet", 300),
@@ -104,17 +105,17 @@ def clip() -> Template:
         "own put *Load Video*, *Get Video Components* and *Crop Face* where *Sample Face* stands, and connect fps. "
         "*Context Windows* keep memory small however long the clip is; ComfyUI 0.3.64's need as many steps as frames less one, "
         "later ones take any. Every frame is drawn from noise of its own, so clothes and background change: for a steady "
-        f"picture use the maps with a video model. {PHOTOS}",
+        f"picture use the maps with a video model. {LIKENESS}",
         [
             (210, {"person": face("Person", "person_3"), "clip": face("Clip", "clip")}),
             (230, {"dsid": dsid(), "identity": identity("person"), "codes": semantics("clip")}),
             (380, {"smooth": smooth("codes", RATE)}),
             (260, {**loaders(), "apply": apply("base", ("identity", 0), ("smooth", 0))}),
             (260, {
-                "windows": windows("apply"), "prompt": prompt("a portrait of a person, grey background, red clothes"),
+                "windows": windows("apply"), "prompt": prompt("a photo of a person, plain grey background, red clothes"),
                 "negative": negative(), "size": sized(("smooth", 2), 128, 128),
             }),
-            (260, sampler("windows", steps=FRAMES - 1)),
+            (260, sampler("windows", steps=FRAMES - 1, cfg=CFG)),
             (360, video("decode", RATE, "clip")),
         ],
         blueprint=Blueprint(
