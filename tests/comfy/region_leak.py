@@ -21,8 +21,8 @@ from rig import host
 SIDE = 128  # pixels of each half
 SEEDS, STEPS, CFG = range(4), 12, 3.0
 TEXTS = (
-    "a portrait of a person, yellow background, green clothes",
-    "a portrait of a person, yellow background, purple clothes",
+    "a photo of a woman, plain yellow background, green clothes",
+    "a photo of a man, plain yellow background, purple clothes",
 )
 
 
@@ -30,7 +30,7 @@ TEXTS = (
 class Scene:
     """Who is on the left and on the right: (person, reference) of the sample faces."""
 
-    left: tuple[str, str] = ("person_2", "winking")
+    left: tuple[str, str] = ("photograph", "turned")
     right: tuple[str, str] = ("person_1", "laughing")
 
 
@@ -43,8 +43,8 @@ def draw(pack, scene: Scene, masked: bool, seed: int, steps: int) -> Tensor:
     import nodes
 
     model, clip, vae = pack.run("DeepExPoLoadStarter")
-    dsid = pack.run("DeepExPoLoadDSID", dsid_name="starter-dsid.safetensors")
-    meaf = pack.run("DeepExPoLoadMEAF", meaf_name="starter-meaf.safetensors")
+    dsid = pack.run("DeepExPoLoadDSID", dsid_name="photo-dsid.safetensors")
+    meaf = pack.run("DeepExPoLoadMEAF", meaf_name="heads-meaf.safetensors")
     areas = []
     for number, (person, reference) in enumerate((scene.left, scene.right)):
         mask = torch.zeros(1, SIDE, 2 * SIDE)

@@ -241,5 +241,5 @@ def test_a_transformer_is_refused(sd15):
 def test_code_of_another_encoder_is_refused_with_both_names(sd15):
     dsid = sd15.pack.module("deepexpo_models.dsid")
     foreign = dsid.Identity(sd15.identity.embedding, dsid.EncoderId("somebody-elses", "f" * 64))
-    with pytest.raises(ValueError, match=r"'somebody-elses'.*'starter'"):
+    with pytest.raises(ValueError, match=rf"'somebody-elses'.*'{DSID_CONFIG}'"):
         sd15.apply(identity=foreign)

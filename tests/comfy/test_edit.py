@@ -87,7 +87,7 @@ def test_codes_without_named_numbers_can_be_turned_and_say_so(pack):
     assert image.std() > 0.05
     note = pack.module("deepexpo_models.dsid.preview").expression_note(code, None)
     assert "has no named numbers: this head shows the turn alone" in note
-    with pytest.raises(ValueError, match=r"^the expression of DSID 'starter' .* has no named parts; connect the DSID"):
+    with pytest.raises(ValueError, match=rf"^the expression of DSID '{DSID_CONFIG}' .* has no named parts; connect the DSID"):
         pack.run(NODE, semantics=code, dsid=dsid, preset="happy")
 
 

@@ -104,7 +104,7 @@ def test_what_is_missing_is_said_in_one_sentence(server):
     with pytest.raises(RuntimeError, match="recogniser antelopev2 cannot be used: the model pack antelopev2 is not in"):
         server.post_prompt(other)
     with_dsid = graph("faceid")
-    with_dsid["13"] = {"class_type": "DeepExPoLoadDSID", "inputs": {"dsid_name": "starter-dsid.safetensors"}}
+    with_dsid["13"] = {"class_type": "DeepExPoLoadDSID", "inputs": {"dsid_name": "photo-dsid.safetensors"}}
     with_dsid["6"]["inputs"] = {"image": ["4", 0], "dsid": ["13", 0]}  # as graphs from before the recognisers are
     with pytest.raises(RuntimeError, match=r"encoded by DSID .*'faceid-sd15' was trained on the public encoder 'buffalo_l'"):
         server.post_prompt(with_dsid)

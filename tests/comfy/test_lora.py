@@ -67,7 +67,7 @@ def test_hosts_agree_with_it_and_meaf(family, tmp_path):
 @torch.no_grad()
 def test_on_the_starter(tmp_path):
     model, *_ = the_pack().run("DeepExPoLoadStarter")
-    unet = reference.load_starter(ROOT / "weights" / "starter-base.safetensors").unet
+    unet = reference.load_starter(ROOT / "weights" / "heads-base.safetensors").unet
     file, noisy = trained(unet, tmp_path), torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(1))
     text = torch.randn(1, 77, 128, generator=torch.Generator().manual_seed(2))
     with_lora = patched(model, file)

@@ -17,7 +17,7 @@ from rig.pack import DSID_CONFIG, the_pack, weights_folder, write_dsid
 from studio import Studio
 
 NODE = "DeepExPoLoadStarter"
-FILE = "starter-base.safetensors"
+FILE = "heads-base.safetensors"
 CAPTIONS = ("a portrait of a person", "smiling, blue striped background", "wearing a hat")
 PROMPTS = ("a portrait of a person, smiling", "", "Wearing a xylophone Ünïcode 42!", "person " * 20)
 CONFIG = replace(STARTER, scale=0.7, merges=build_vocabulary(tuple(" ".join(CAPTIONS).replace(",", "").split())))
@@ -53,7 +53,7 @@ def starter(pack) -> Starter:
     path.unlink()
 
 
-def noise(seed: int, batch: int = 1, channels: int = 8):
+def noise(seed: int, batch: int = 1, channels: int = STARTER.latent_channels):
     return torch.randn(batch, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
@@ -118,7 +118,7 @@ def sampled(starter, model, steps: int = 2, text: str = "a person"):
 def test_sampler_gives_what_the_library_samples(starter):
     """The same noise and steps; ComfyUI begins at sqrt(sigma^2 + 1) times the noise, diffusers at sigma, 0.2% less."""
     found = sampled(starter, starter.model, steps=4)
-    assert found.shape == (1, 8, 16, 16)
+    assert found.shape == (1, STARTER.latent_channels, 16, 16)
     assert torch.equal(sampled(starter, starter.model, steps=4), found)
     expected = starter_sample(starter, steps=4)
     assert (starter.model.get_model_object("latent_format").process_in(found) - expected).abs().max() < 1e-2
@@ -135,7 +135,7 @@ def starter_sample(starter, steps: int):
 def test_every_site_of_a_starter_meaf_fires(starter, pack):
     studio = Studio("sd15")
     folder = weights_folder()
-    path = random_weights.write_meaf(folder, "starter", DSID_CONFIG, write_dsid(folder), STARTER.unet_shape)
+    path = random_weights.write_meaf(folder, STARTER.name, DSID_CONFIG, write_dsid(folder), STARTER.unet_shape)
     loaded = pack.run("DeepExPoLoadMEAF", meaf_name=path.name)
     path.unlink()
     base = sampled(starter, starter.model)
@@ -161,7 +161,7 @@ def test_a_meaf_of_another_starter_is_refused(starter, pack):
     path = random_weights.write_meaf(folder, "other", DSID_CONFIG, write_dsid(folder), STARTER.unet_shape)
     loaded = pack.run("DeepExPoLoadMEAF", meaf_name=path.name)
     path.unlink()
-    with pytest.raises(ValueError, match="'random-other' is for other models, the connected model is starter; connect"):
+    with pytest.raises(ValueError, match="'random-other' is for other models, the connected model is heads; connect"):
         Studio("sd15").apply(starter.model, meaf=loaded, semantics=None)
 
 
@@ -225,10 +225,9 @@ def test_models_are_managed_by_comfyui(starter):
 
 
 def test_a_missing_file_is_one_sentence(pack, monkeypatch):
-    for which in pack.module("nodes.comfy_host.starter").FILES:
-        monkeypatch.setitem(pack.module("nodes.comfy_host.starter").FILES, which, "gone.safetensors")
-        with pytest.raises(ValueError, match=r"gone\.safetensors' is in none of the deepexpo model folders"):
-            pack.run(NODE, which=which)
+    monkeypatch.setattr(pack.module("nodes.comfy_host.starter"), "FILE", "gone.safetensors")
+    with pytest.raises(ValueError, match=r"gone\.safetensors' is in none of the deepexpo model folders"):
+        pack.run(NODE)
 
 
 @pytest.mark.parametrize("part, name", [("unet", "conv_in.bias"), ("vae", "quant_conv.bias"),
@@ -241,7 +240,7 @@ def test_files_that_do_not_fit_their_config_are_one_sentence(pack, starter, monk
         states[part][name] = torch.zeros(3, *tensor.shape[1:])
     path = weights_folder() / "damaged.safetensors"
     save_starter_tensors(path, CONFIG, states)
-    monkeypatch.setitem(pack.module("nodes.comfy_host.starter").FILES, "cartoon faces", path.name)
+    monkeypatch.setattr(pack.module("nodes.comfy_host.starter"), "FILE", path.name)
     with pytest.raises(ValueError, match=r"damaged\.safetensors does not .* download it again") as caught:
         pack.run(NODE)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ def pack():
 
 @pytest.fixture(scope="module")
 def starter(pack):
-    return pack.run("DeepExPoLoadDSID", dsid_name="starter-dsid.safetensors")
+    return pack.run("DeepExPoLoadDSID", dsid_name="photo-dsid.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_smoothing_takes_codes_of_a_dsid(pack, starter):
 def test_a_sheet_of_people_and_references(pack, starter):
     people = [person(pack, starter, name) for name in ("person_1", "person_2")]
     looks = pack.run("DeepExPoEncodeSemantics", dsid=starter, image=samples(pack, "all references"))
-    more = pack.run("DeepExPoEncodeSemantics", dsid=starter, image=samples(pack, "winking"))
+    more = pack.run("DeepExPoEncodeSemantics", dsid=starter, image=samples(pack, "laughing"))
     given = {"identity": people[0], "identity_2": people[1], "semantics": looks, "semantics_3": more, "columns": "references"}
     identity, semantics, count, columns, sheet = pack.run("DeepExPoPairSheet", **given, identity_names="Ann, Bea")
     assert (count, columns, len(identity.embedding), len(semantics.expression)) == (12, 6, 12, 12)
@@ -119,7 +119,7 @@ def test_too_many_pairs_are_refused(pack, starter):
         pack.run("DeepExPoPairSheet", identity=who, columns="references", semantics=look)
 
 
-def measure(pack, judges: tuple[str, str] = ("drawings", "drawings"), **inputs):
+def measure(pack, judges: tuple[str, str] = ("heads", "heads"), **inputs):
     return pack.run("DeepExPoMeasure", identity_judge=judges[0], expression_judge=judges[1], **inputs)
 
 
@@ -128,7 +128,7 @@ def test_the_same_photo_is_kept_and_its_reference_leaks(pack):
     who, look = samples(pack, "person_1"), samples(pack, "turned")
     report, kept, leaked, expression, pose, plot = measure(pack, image=who, identity=who, reference=look)
     assert kept == pytest.approx(1, abs=1e-4) and leaked == pytest.approx(0, abs=1e-4) and pose > 20 and expression > 0
-    assert report.count("our judge of drawn faces") == 4 and "the identity photo itself" in report and plot.shape[-1] == 3
+    assert report.count("our judge of rendered heads") == 4 and "the identity photo itself" in report and plot.shape[-1] == 3
     copied = measure(pack, image=look, identity=who, reference=look)
     assert copied[1] < 0.7 and copied[2] == pytest.approx(1, abs=1e-4) and copied[3] < 1e-4 and copied[4] < 0.1
 
@@ -139,12 +139,12 @@ def test_a_sheet_is_measured_pair_by_pair(pack, starter):
     codes = pack.run("DeepExPoEncodeSemantics", dsid=starter, image=looks)
     rows = [pack.run("DeepExPoEncodeIdentity", dsid=starter, image=picture[None]) for picture in people]
     sheet = pack.run(
-        "DeepExPoPairSheet", identity=rows[0], identity_2=rows[1], identity_3=rows[2], semantics=codes, columns="references"
+        "DeepExPoPairSheet", identity=rows[0], identity_2=rows[1], identity_3=rows[2], identity_4=rows[3], semantics=codes, columns="references"
     )[4]
-    found = measure(pack, image=looks.repeat(3, 1, 1, 1), identity=people, reference=looks, sheet=sheet)
+    found = measure(pack, image=looks.repeat(4, 1, 1, 1), identity=people, reference=looks, sheet=sheet)
     assert found[2] == pytest.approx(1, abs=1e-3) and found[3] < 1e-3 and found[4] < 0.1
-    with pytest.raises(ValueError, match="the sheet has 3 people, but 1 are connected to Measure"):
-        measure(pack, image=looks.repeat(3, 1, 1, 1), identity=people[:1], reference=looks, sheet=sheet)
+    with pytest.raises(ValueError, match="the sheet has 4 people, but 1 are connected to Measure"):
+        measure(pack, image=looks.repeat(4, 1, 1, 1), identity=people[:1], reference=looks, sheet=sheet)
 
 
 def test_without_a_reference_its_figures_are_not_known(pack):
@@ -154,7 +154,7 @@ def test_without_a_reference_its_figures_are_not_known(pack):
 
 
 def test_the_connected_dsid_judges_and_is_named(pack, starter):
-    who, look = samples(pack, "person_1"), samples(pack, "winking")
+    who, look = samples(pack, "person_1"), samples(pack, "laughing")
     report, kept, *_ = measure(pack, ("dsid", "dsid"), image=who, identity=who, reference=look, dsid=starter)
     assert kept == pytest.approx(1, abs=1e-4) and str(starter.encoder) in report
 
@@ -164,7 +164,7 @@ def test_connected_landmarks_are_the_judge(pack):
     made = landmarks([face(scores(mouthSmile=0.8), angles=(10.0, 0.0, 0.0))], [])
     picture = samples(pack, "person_1")
     report, *_, expression, pose, _ = measure(
-        pack, ("drawings", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture,
+        pack, ("heads", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture,
         image_landmarks=made, identity_landmarks=landmarks([face()]), reference_landmarks=smile,
     )  # fmt: skip
     assert expression < 1e-4 and pose == pytest.approx(10, abs=0.1)
@@ -176,15 +176,15 @@ def test_auto_goes_on_to_who_is_at_hand(pack, starter, monkeypatch):
     monkeypatch.setattr(pack.module("nodes.comfy_host.landmarks"), "model_file", lambda name: None)
     who = samples(pack, "person_1")
     assert str(starter.encoder) in measure(pack, ("auto", "auto"), image=who, identity=who, dsid=starter)[0]
-    assert "our judge of drawn faces" in measure(pack, ("auto", "auto"), image=who, identity=who)[0]
+    assert "our judge of rendered heads" in measure(pack, ("auto", "auto"), image=who, identity=who)[0]
 
 
 @pytest.mark.parametrize(
     "judges, words",
     [
-        (("dsid", "drawings"), r"nothing here can judge the identity of these pictures \(dsid: no DSID is connected\)"),
-        (("drawings", "landmarks"), r"nothing here can judge the expression .* is missing"),
-        (("buffalo_l", "drawings"), r"nothing here can judge the identity .*the face recogniser buffalo_l cannot be used"),
+        (("dsid", "heads"), r"nothing here can judge the identity of these pictures \(dsid: no DSID is connected\)"),
+        (("heads", "landmarks"), r"nothing here can judge the expression .* is missing"),
+        (("buffalo_l", "heads"), r"nothing here can judge the identity .*the face recogniser buffalo_l cannot be used"),
     ],
 )
 def test_a_judge_that_is_not_there_is_one_sentence(pack, judges, words):
@@ -213,7 +213,7 @@ def raising(error: BaseException):
     return call
 
 
-@pytest.mark.parametrize("name", ["dsid", "drawings", "landmarks", "buffalo_l"])
+@pytest.mark.parametrize("name", ["dsid", "heads", "landmarks", "buffalo_l"])
 @pytest.mark.parametrize("kind", ["InterruptProcessingException", "OutOfMemoryError", "MemoryError", "KeyError"])
 def test_only_a_missing_or_unfit_judge_is_passed_over(pack, starter, monkeypatch, name, kind):
     """Whoever judges: a cancelled run ends, and what ComfyUI itself answers (memory) or what is a mistake of ours comes out."""
@@ -222,11 +222,11 @@ def test_only_a_missing_or_unfit_judge_is_passed_over(pack, starter, monkeypatch
     judges, cancelled = pack.module("nodes.comfy_host.judges"), management.InterruptProcessingException
     errors = (cancelled, torch.cuda.OutOfMemoryError, MemoryError, KeyError)
     error = next(error for error in errors if error.__name__ == kind)
-    opens = {"dsid": "_by_dsid", "drawings": "_drawn_judge", "landmarks": "landmarks_of", "buffalo_l": "face_recogniser"}
+    opens = {"dsid": "_by_dsid", "heads": "_heads_judge", "landmarks": "landmarks_of", "buffalo_l": "face_recogniser"}
     monkeypatch.setattr(judges, opens[name], raising(error()))
-    chosen = (name, name) if name in judges.EXPRESSION_JUDGES else (name, "drawings")
+    chosen = (name, name) if name in judges.EXPRESSION_JUDGES else (name, "heads")
     if name == "landmarks":
-        chosen = ("drawings", name)
+        chosen = ("heads", name)
     with pytest.raises(error):
         measure(pack, chosen, image=samples(pack, "person_1"), dsid=starter)
 
@@ -251,7 +251,7 @@ def test_of_several_faces_the_largest_is_measured(pack, monkeypatch):
     monkeypatch.setattr(pack.module("nodes.comfy_host.judges"), "landmarks_of", landmarker)
     picture = samples(pack, "person_1")
     *_, pose, _ = measure(
-        pack, ("drawings", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture
+        pack, ("heads", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture
     )
     assert pose == pytest.approx(0, abs=0.1)
 
@@ -261,4 +261,4 @@ def test_landmarks_of_other_pictures_are_refused(pack, role):
     given = dict.fromkeys(("image", "identity", "reference"), samples(pack, "person_1"))
     for chosen in ("auto", "landmarks"):
         with pytest.raises(ValueError, match=f"^the landmarks of {role} are of 2 pictures, and 1 are connected; connect"):
-            measure(pack, ("drawings", chosen), **given, **{f"{role}_landmarks": landmarks([face()], [face()])})
+            measure(pack, ("heads", chosen), **given, **{f"{role}_landmarks": landmarks([face()], [face()])})

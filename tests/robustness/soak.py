@@ -28,7 +28,7 @@ from rig.graphs import decode, png, read_workflow, with_inputs  # noqa: E402
 from rig.server import Server, running_server  # noqa: E402
 
 PROBE = Path(__file__).with_name("soak_probe.py")
-PEOPLE, REFERENCES = ("person_1", "person_2", "person_3"), ("surprised", "laughing", "winking", "turned", "resting")
+PEOPLE, REFERENCES = ("person_1", "person_2", "person_3"), ("surprised", "laughing", "dozing", "turned", "resting")
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "lcm", "euler_ancestral")
 STRENGTHS = ("identity_strength", "expression_strength", "pose_strength")
 SHIPPED = ROOT / "weights" / "heads-meaf.safetensors"  # of the starter that 01_starter draws with

@@ -13,7 +13,7 @@ from deepexpo_models.meaf import BranchConfig, UNetShape
 from .families import TIME_IDS, TINY, Widths, describe
 from .host import LoadedPack, base_directory, extra_nodes, load_pack
 
-DSID_CONFIG = "starter"
+DSID_CONFIG = "photo-generator"
 EXTRAS = {  # modules of comfy_extras -> their nodes that the templates have
     "nodes_mask": ("SolidMask", "MaskComposite", "GrowMask"),
     "nodes_controlnet": ("SetUnionControlNetType",),
