@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The picture on each node's help page: `python tests/write_help_pictures.py` writes web/docs/pictures/<node id>.jpg.
 
-Everything is drawn from what comes with the pack: sample faces, the starter's DSID, the head.
+Everything is drawn from what comes with the pack: sample faces, `photo-dsid`, the head.
 """
 
 import sys
@@ -69,7 +69,7 @@ def head(code: Semantics, style: str = "shaded", who: Identity | None = None) ->
 
 @cache
 def dsid():
-    return load_dsid(ROOT / "weights" / "starter-dsid.safetensors").float().eval()
+    return load_dsid(ROOT / "weights" / "photo-dsid.safetensors").float().eval()
 
 
 @torch.no_grad()
@@ -123,15 +123,15 @@ def smoothing() -> Tensor:
 
 
 def measured() -> Tensor:
-    """Of the starter's own codes, moved in steps from the person's look to the reference's."""
-    person, start, end = who("person_1"), how("person_1"), how("winking")
+    """Of `photo-dsid`'s codes, moved in steps from the person's look to the reference's."""
+    person, start, end = who("person_1"), how("person_1"), how("laughing")
     steps = [blend_semantics(start, end, factor) for factor in (0.25, 0.5, 0.75, 1.0)]
     made = Seen(
-        torch.cat([blend_identities(person, who("winking"), share).embedding for share in (0.05, 0.1, 0.2, 0.3)]),
+        torch.cat([blend_identities(person, who("laughing"), share).embedding for share in (0.05, 0.1, 0.2, 0.3)]),
         torch.cat([code.expression for code in steps]), torch.cat([code.rotation for code in steps]),
     )  # fmt: skip
     seen = {"made": made, "identity": Seen(person.embedding, start.expression, start.rotation),
-            "reference": Seen(who("winking").embedding, end.expression, end.rotation)}  # fmt: skip
+            "reference": Seen(who("laughing").embedding, end.expression, end.rotation)}  # fmt: skip
     return plot(compare_pictures(seen, (str(dsid().encoder), str(dsid().encoder))))
 
 
@@ -150,15 +150,14 @@ def crop() -> Tensor:
     return row(photo=photo, crop=sample("person_2"))
 
 
-REFERENCE = "head_surprised"  # of the starter's template
-SAMPLES = ("person_1", "person_2", "surprised", "winking", "photograph", "head_laughing")
+REFERENCE = "surprised"  # of the starter's template
+SAMPLES = ("photograph", "person_1", "person_2", "surprised", "laughing", "dozing")
 MAP = ("mediapipe face", "openpose head", "normal (opengl)", "depth", "lines")
 PICTURES = {
     "DeepExPoLoadDSID": lambda: row(identity_of=sample("person_1"), semantics_of=sample("laughing")),
     "DeepExPoLoadMEAF": lambda: thumbnail("*starter.jpg"),
     "DeepExPoLoadStarter": lambda: row(
-        photograph=sample("photograph"), reference=sample(REFERENCE), painted_heads=cell_of("*starter.jpg", 2),
-        cartoon_faces=cell_of("*13_clip.jpg", 2),
+        photograph=sample("photograph"), reference=sample(REFERENCE), made=cell_of("*starter.jpg", 2),
     ),
     "DeepExPoApplyMEAF": lambda: row(
         person=sample("photograph"), reference=sample(REFERENCE), made=cell_of("*starter.jpg", 2)

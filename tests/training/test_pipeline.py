@@ -1,5 +1,6 @@
 """The door: the same job as a Python object and as a command, on the starter's own weights and on tiny Stable Diffusion."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from deepexpo_models.meaf import FAMILIES, load_meaf
 from deepexpo_models.pipeline import Pipeline, generate, sampling
 from deepexpo_models.pipeline.__main__ import main
 from deepexpo_models.pipeline.photos import read_photos, sheet
+from deepexpo_models.starter import load_starter_tensors, save_starter_tensors
 from random_weights import DSID_FILE, write_dsid, write_meaf
 from test_bases import SHAPES, folders, tiny_families  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "workflows" / "samples"
+QUICK = ("--steps", "1", "--detector", "none")
 
 
 def level(value: int, side: int = 40) -> np.ndarray:
@@ -26,7 +29,7 @@ def level(value: int, side: int = 40) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def starter() -> Pipeline:
-    return Pipeline.load(device="cpu", steps=2)
+    return Pipeline.load(device="cpu", steps=2, detector="none")
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def test_progress_goes_from_nothing_to_all(starter):
 def test_command_draws_a_sheet_of_people_and_references(faces, tmp_path, capsys):
     out = tmp_path / "new" / "sheet.png"
     people = [part for path in faces.values() for part in ("--identity", str(path))]
-    main(["--prompt", "a person", *people, "--reference", *map(str, faces.values()), "--out", str(out), "--steps", "1"])
+    main(["--prompt", "a person", *people, "--reference", *map(str, faces.values()), "--out", str(out), *QUICK])
     assert Image.open(out).size == (3 * 130 - 2, 3 * 130 - 2)
     seen = capsys.readouterr()
     assert f"4 pictures: {out}" in seen.out and "100%" in seen.err
@@ -111,7 +114,7 @@ def test_command_turns_a_clip_into_a_clip(tmp_path):
     from deepexpo_models.pipeline.photos import write_clip
 
     write_clip(film, [Image.fromarray(level(shade, 64)[:, :64]) for shade in (0, 120, 250)], 12.0)
-    main(["--prompt", "a person", "--reference", str(film), "--out", str(out), "--steps", "1"])
+    main(["--prompt", "a person", "--reference", str(film), "--out", str(out), *QUICK])
     with av.open(str(out)) as container:
         stream = container.streams.video[0]
         assert float(stream.average_rate) == 12 and (stream.width, stream.height) == (128, 128)
@@ -193,13 +196,17 @@ def test_a_public_identity_is_read_by_its_recogniser(starter, monkeypatch):
     assert isinstance(identity, Identity) and EncoderId(encoder.name, encoder.sha256) == encoder
 
 
-def test_a_meaf_of_another_starter_is_refused():
+def test_the_starter_has_its_own_habits():
+    pipeline = Pipeline.load(device="cpu")
+    assert pipeline.cfg == 5.0 and pipeline.detector == "auto" and pipeline.batch == 25
+
+
+def test_a_meaf_of_another_starter_is_refused(starter, tmp_path):
     """Their U-Nets are of one shape, so that it could be joined, and would draw nonsense."""
-    files = {"base": "heads-base", "meaf": "heads-meaf", "dsid": "photo-dsid"}
-    heads = {name: ROOT / "weights" / f"{file}.safetensors" for name, file in files.items()}
-    assert (pipeline := Pipeline.load(**heads, device="cpu")).cfg == 5.0 and pipeline.detector == "auto"
-    with pytest.raises(ValueError, match="MEAF 'heads' is for heads models, the connected model is starter; connect"):
-        Pipeline.load(**{**heads, "base": generate.STARTER["base"]}, device="cpu")
+    config, parts = load_starter_tensors(generate.STARTER["base"])
+    save_starter_tensors(tmp_path / "other.safetensors", replace(config, name="other"), parts)
+    with pytest.raises(ValueError, match="MEAF 'heads' is for heads models, the connected model is other; connect"):
+        Pipeline.load(**{**generate.STARTER, "base": tmp_path / "other.safetensors"}, device="cpu")
 
 
 def test_null_tokens_stand_on_the_negative_half(starter):

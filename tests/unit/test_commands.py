@@ -62,7 +62,7 @@ def test_the_demo_hands_its_options_to_the_pipeline(calls, monkeypatch):
     demo.main([])
     words = calls[-1]
     files = [word for word in words if word.endswith((".png", ".safetensors"))]
-    assert words.count("--identity") == 3 and len(files) == 10
+    assert words.count("--identity") == 3 and len(files) == 7
     assert all((ROOT / name).is_file() for name in files if name != "sheet.png")
 
 

@@ -8,14 +8,14 @@ import torch
 from deepexpo_models.dsid import load_dsid
 from deepexpo_models.dsid.export import OUTPUTS, export
 
-STARTER = Path(__file__).parents[2] / "weights" / "starter-dsid.safetensors"
+FILE = Path(__file__).parents[2] / "weights" / "photo-dsid.safetensors"
 
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    files = export(load_dsid(STARTER), tmp_path_factory.mktemp("onnx"))
+    files = export(load_dsid(FILE), tmp_path_factory.mktemp("onnx"))
     return {path.stem: onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in files}
 
 
@@ -23,7 +23,7 @@ def sessions(tmp_path_factory):
 @pytest.mark.parametrize("part", OUTPUTS)
 def test_codes_are_equal_to_torch(sessions, part, count):
     images = torch.rand(count, 3, 128, 128, generator=torch.Generator().manual_seed(count)) * 2 - 1
-    encoder = getattr(load_dsid(STARTER).float().eval(), part)
+    encoder = getattr(load_dsid(FILE).float().eval(), part)
     with torch.no_grad():
         codes = encoder(images)
     expected = [codes[name] for name in OUTPUTS[part]] if isinstance(codes, dict) else [codes]

@@ -10,7 +10,6 @@ from deepexpo_models.image import (
     comfy_to_bgr,
     comfy_to_bytes,
     comfy_to_model,
-    flat_share,
     model_to_bytes,
     model_to_comfy,
     resize,
@@ -110,10 +109,3 @@ def test_inputs_are_left_alone():
     resize(comfy_to_model(image), 3)
     comfy_to_bgr(image[0])
     assert torch.equal(image, before)
-
-
-def test_flat_share_counts_neighbours_of_one_level():
-    levels = torch.zeros(2, 3, 2, 5)
-    levels[0, :, :, 1:] += 1  # one step of one level: still flat
-    levels[1, 1, :, 2:] += 2  # one step of two, in one channel: one of four neighbours
-    assert flat_share(levels / 127.5 - 1).tolist() == [1.0, 0.75]

@@ -103,7 +103,7 @@ import deepexpo_models.dsid as dsid
 from deepexpo_models.head.basis import load_basis
 from deepexpo_models.weights import PACK_WEIGHTS
 assert Path(dsid.__file__).is_relative_to(sys.argv[1]) and PACK_WEIGHTS.is_relative_to(sys.argv[1])
-encoder = dsid.load_dsid(PACK_WEIGHTS / "starter-dsid.safetensors").float()
+encoder = dsid.load_dsid(PACK_WEIGHTS / "photo-dsid.safetensors").float()
 code = encoder.encode_identity(torch.zeros(1, 3, 128, 128))
 print(tuple(code.shape), load_basis().points.shape[0])
 """
