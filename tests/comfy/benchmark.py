@@ -154,7 +154,7 @@ class Machine:
 
 
 def dsid_text(machine: Machine) -> str:
-    rows = [row for config in ("base", "starter") for row in encoder_milliseconds(config)]
+    rows = [row for config in ("base", "photo-generator") for row in encoder_milliseconds(config)]
     text = "Milliseconds per picture through the nodes: median (smallest to largest of 9 calls)."
     return f"{text}\n\n{table(['', 'one picture', 'of eight at once'], rows)}"
 
