@@ -14,9 +14,8 @@ import public_adapters as published
 from deepexpo_models.data.heads.captions import CAPTION_WORDS
 from deepexpo_models.data.heads.shards import HeadStore
 from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
-from deepexpo_models.dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, rotation_to_matrix
+from deepexpo_models.dsid.rotation import FRONTAL, matrix_to_euler, rotation_to_matrix
 from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, save_judge
-from deepexpo_models.evaluation.real_frames import RealFrames, save_frames
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.importers import KINDS, PublicFile, convert, recognise
 from deepexpo_models.importers.sites import cross_attentions
@@ -24,7 +23,7 @@ from deepexpo_models.meaf import load_meaf, save_meaf, stream_codes, unet_sites
 from deepexpo_models.pipeline.base import load_base
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
-from deepexpo_models.training import ablation, compare_meaf
+from deepexpo_models.training import compare_meaf
 from deepexpo_models.training.meaf.batches import read_codes
 from deepexpo_models.training.meaf.clips import CaptionedFaces
 from deepexpo_models.training.meaf.heads import HeadTargets
@@ -192,39 +191,15 @@ def test_an_imported_identity_is_silent_in_a_new_branch(parts, imported, tmp_pat
         assert (gate == 0) == name.startswith("streams.identity.")
 
 
-@pytest.fixture
-def small(parts, tmp_path):
-    """Arguments that every comparison needs; a judge beside."""
-    pytest.importorskip("matplotlib")
+def test_comparison_of_sizes_and_formulas(parts, tmp_path, capsys):
     save_judge(tmp_path / "judge.safetensors", Judge(JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)))
-    return ["--out", tmp_path / "out", "--steps", "2", "--batch-size", "4", "--threads", "1"]
-
-
-def test_ablation_on_heads(small, tmp_path, monkeypatch):
-    """Without labels none is learned from, whatever the shards hold; both rows are measured on the same real frames."""
-    heads = write_fake_heads(tmp_path / "heads", size=64)
-    turns = euler_to_matrix(torch.randn(12, 3) * 10)
-    units = torch.rand(12, 52)
-    twice = torch.stack([turns, turns], 1), torch.stack([units, units], 1)
-    crops = torch.randint(256, (12, 3, 256, 256), dtype=torch.uint8)
-    frames = RealFrames(crops, turns, units, torch.zeros(12, 5, 2), torch.arange(12), *twice, tuple("abcdefghijkl"))
-    save_frames(tmp_path / "frames.npz", frames)
-    rows = ("labels alone", "pairs and swaps alone")
-    monkeypatch.setattr(ablation, "HEADS_ROWS", {name: ablation.HEADS_ROWS[name] for name in rows})
-    ablation.main([str(part) for part in [*small, "--heads", heads, "--frames", tmp_path / "frames.npz"]])
-    table = json.loads((tmp_path / "out" / "heads.json").read_text())
-    assert [row["row"] for row in table] == ["untrained", *rows] and all(-1 <= row["jaw"] <= 1 for row in table)
-    logged = [(tmp_path / "out" / name.replace(" ", "-") / "log.jsonl").read_text() for name in rows]
-    assert '"label"' in logged[0] and '"picture"' not in logged[0]
-    assert '"picture"' in logged[1] and not any(f'"{name}"' in logged[1] for name in ("label", "traits", "pose"))
-    with pytest.raises(SystemExit):
-        ablation.main([str(part) for part in [*small, "--heads", heads]])
-
-
-def test_comparison_of_sizes_and_formulas(parts, small, tmp_path):
-    files = {f"--{name}": parts / f"{name}.safetensors" for name in ("dsid", "base")}
-    files |= {"--judge": tmp_path / "judge.safetensors", "--heads": parts / "heads", "--test": parts / "test", "--pictures": 3}
-    compare_meaf.main([str(part) for part in [*small, *(part for pair in files.items() for part in pair)]])
+    given = {
+        **{name: parts / f"{name}.safetensors" for name in ("dsid", "base")}, "judge": tmp_path / "judge.safetensors",
+        "heads": parts / "heads", "test": parts / "test", "out": tmp_path / "out", "steps": 2, "batch-size": 4, "threads": 1,
+        "pictures": 3,
+    }  # fmt: skip
+    command = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    compare_meaf.main(command)
     table = {row.pop("row"): row for row in json.loads((tmp_path / "out" / "sizes.json").read_text())}
     assert list(table) == [*compare_meaf.ROWS, "base alone"]
     light, control, full = (table[name] for name in ("light", "control", "full"))
@@ -233,6 +208,9 @@ def test_comparison_of_sizes_and_formulas(parts, small, tmp_path):
     assert table["base alone"]["ms per drawing step"] > 0 and light["s per training step"] > 0
     kept = {"-".join(path.name.split("-")[:2]) for path in (tmp_path / "out" / "cache").iterdir()}
     assert kept == {"head-latents", "head-identities", "head-semantics"}
+    with pytest.raises(SystemExit):
+        compare_meaf.main([*command, "--pictures", "50"])
+    assert "people for 50 requests; render more shards of the test split" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
