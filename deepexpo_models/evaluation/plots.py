@@ -11,26 +11,6 @@ from ..image import model_to_bytes
 HISTOGRAM_BINS = 24
 
 
-def panels_picture(path: Path, rows: Sequence[Mapping], title: str) -> None:
-    """A table as bars: rows with a "row" and the same figures each; one panel per figure, one bar per row."""
-    figures = [name for name in rows[0] if name != "row"]
-    figure, panels = _figure(2.4 + 1.9 * len(figures), 1.2 + 0.3 * len(rows), columns=len(figures))
-    names = [row["row"] for row in rows]
-    for panel, name in zip(panels, figures):
-        values = [row[name] for row in rows]
-        panel.barh(names, values, color="#4a7ab5")
-        panel.invert_yaxis()
-        for y, value in enumerate(values):
-            panel.text(max(value, 0), y, f" {value:.2f}", va="center", fontsize=8)
-        panel.set_title(name.replace(", ", ",\n"), fontsize=8)
-        panel.margins(x=0.25)
-        panel.set_xticks([])
-        panel.spines[["top", "right", "bottom"]].set_visible(False)
-        panel.tick_params(labelleft=panel is panels[0], labelsize=8)
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
-
-
 def lines_picture(
     path: Path, x: Sequence[float], lines: Mapping[str, Sequence[float]], title: str, labels: tuple[str, str]
 ) -> None:
