@@ -1,10 +1,15 @@
 """Shards as the renderer writes them, without it: labels that fit together, in a film studio's order."""
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from deepexpo_models.data.heads import shards as real
 from deepexpo_models.data.heads.build import HAIRS
 from deepexpo_models.data.heads.people import HAIR_COLOURS, IRISES
 from deepexpo_models.data.heads.poses import euler_matrix, sample_pose
@@ -86,3 +91,12 @@ def _telling(rotation: np.ndarray, units: np.ndarray, context: np.ndarray, size:
     levels.reshape(SHARD, 256, 3)[:, : 9 + len(CONTEXT)] = np.concatenate(scaled, 1)[..., None]
     levels[:, 4:12, 4:12] = units[:, [ARKIT52.index(name) for name in TOLD]][:, None, None]
     return (levels.clip(0, 1) * 255).astype(np.uint8).repeat(size // 16, 1).repeat(size // 16, 2)
+
+
+@contextmanager
+def small_shards() -> Iterator[None]:
+    """Inside, a shard is one group of the film studio: 32 pictures, for what encodes all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (real, sys.modules[__name__]):
+            patch.setattr(module, "SHARD", PEOPLE * FRAMES)
+        yield

@@ -1,47 +1,90 @@
 #!/usr/bin/env bash
-# How the starter in this folder is made, from nothing: drawn faces, DSID, the text-to-image base, MEAF, the judge, the figures.
-# bash weights/recipe.sh [RUNS]   Every step can be stopped and started again; it goes on where it was. CPU is enough.
+# How everything in this folder is made, from nothing: rendered heads, the DSID that reads photographs, the judge, the text-to-image
+# base, its MEAF, and the figures. (head.safetensors is built by deepexpo_models.head.build.)
+#   bash weights/recipe.sh [RUNS] [HEADS.NPZ]
+# HEADS.NPZ, the head model (docs/heads.md says how it is built), renders the heads into RUNS/heads/train and RUNS/heads/test; without
+# it they are taken as they lie there. Every step can be stopped and started again; it goes on where it was. CPU is enough; a GPU is used
+# where there is one. In the environment:
+#   DSID           a DSID file, which is taken instead of training one
+#   LANDMARKER     MediaPipe's face_landmarker.task; the DSID learns what it reads in the heads too
+#   RECOGNISER     dlib, or insightface with INSIGHTFACE, its folder; the DSID learns who looks like whom to it
+#   CLIPS          folder of clips and stills: with LANDMARKER a table on real faces
+#   SHARDS, TEST_SHARDS                           of 256 heads, for training (240) and of held-out people (8)
+#   JUDGED_SHARDS                                 of the former, that the landmarker is asked about (0: all)
+#   STEPS, VAE_STEPS, DECODER_STEPS, BASE_STEPS,  of the DSID (6000; its identity half of them), VAE (1500), its decoder (1500), base
+#   MEAF_STEPS, JUDGE_STEPS                       (6000), MEAF (3000), judge (1500)
+#   SIZE_OF_BATCH                                 of the DSID (32, 40), base and MEAF (48)
+#   SAMPLE_EVERY                                  steps between sample pictures and measurements (500; of the DSID 200); 0: none
+#   COUNT, DRAW_STEPS                             heads of the base's figures (256), and the steps that draw one (25)
+#   PRECISION                                     of base and MEAF (fp32); bf16 is faster where the hardware has it
+#   WORKERS, THREADS, PYTHON                      processes that render and ask (1), threads of a training (1), the Python (python3)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs=${1:-runs}
-python=${PYTHON:-python3}
-train() { $python -m "deepexpo_models.training.$@"; }
+runs=${1:-runs} model=${2:-}
+python=${PYTHON:-python3} steps=${STEPS:-6000} every=${SAMPLE_EVERY:-500} workers=${WORKERS:-1} precision=${PRECISION:-fp32}
+train=$runs/heads/train test=$runs/heads/test batch=${SIZE_OF_BATCH:-48}
+run() { $python -m "deepexpo_models.$@"; }
+read_heads() { # of the DSID
+    run training.train_heads --heads "$train" --test "$test" --threads "${THREADS:-1}" --sample-every "${SAMPLE_EVERY:-200}" "$@"
+}
+learn() { # everything else
+    run "training.$1" --heads "$train" --threads "${THREADS:-1}" --warmup 20 --ema 0.99 --grad-clip 0 --save-every 200 \
+        --sample-every "$every" "${@:2}"
+}
+measure() {
+    run "evaluation.$1" --heads "$test" --reader "$dsid" --out "$runs/figures" --count "${COUNT:-256}" "${@:2}"
+}
 
-$python -m deepexpo_models.data.draw --out "$runs/faces" --shards 50
+if [ -n "$model" ]; then
+    run data.heads.generate --model "$model" --out "$test" --split test --seed 1 --shards "${TEST_SHARDS:-8}"
+    run data.heads.generate --model "$model" --out "$train" --shards "${SHARDS:-240}" --workers "$workers"
+fi
 
-# DSID: the encoders from labels and contrasts in two runs, the second with the person's labels and pairs across clips; then
-# the generator on the frozen encoders.
-encoders=(--name starter --synthetic "$runs/faces" --batch-size 48 --generated 0 --augment 0.5 --warmup 20 --w-identity 1
-    --w-expression 0 --w-pose 2 --w-cycle 0 --w-equivariance 0 --grad-clip 0 --ema 0.99 --save-every 100)
-train train_dsid --out "$runs/dsid-first" "${encoders[@]}" --steps 1280 --w-label 40 --w-traits 0
-train train_dsid --out "$runs/dsid-encoders" "${encoders[@]}" --steps 1800 --w-label 40 --w-traits 3 --same-clip 0.2 \
-    --init "$runs/dsid-first/dsid.safetensors"
-train train_dsid --out "$runs/dsid" --name starter --init "$runs/dsid-encoders/dsid.safetensors" --freeze \
-    --synthetic "$runs/faces" --steps 1000 --batch-size 16 --generated 16 --augment 0 --warmup 20 --w-identity 0 \
-    --w-expression 0 --w-pose 0 --w-label 0 --w-traits 0 --w-cycle 0 --w-equivariance 0 --w-pair 0 --w-floor 0 --w-size 0 \
-    --grad-clip 0 --ema 0.99 --save-every 100
+# The DSID: the semantic encoder, then the identity encoder beside it, and read-outs in the landmarker's words.
+dsid=${DSID:-}
+if [ -z "$dsid" ]; then
+    [ -z "${LANDMARKER:-}" ] ||
+        run data.heads.judged --heads "$train" --landmarker "$LANDMARKER" --shards "${JUDGED_SHARDS:-0}" --workers "$workers"
+    [ -z "${RECOGNISER:-}" ] ||
+        run training.ask_recogniser --heads "$train" --recogniser "$RECOGNISER" \
+            ${INSIGHTFACE:+--insightface-path "$INSIGHTFACE"} --every 2 --workers "$workers"
+    read_heads --part semantics --out "$runs/photo-semantics" --steps "$steps" --batch-size "${SIZE_OF_BATCH:-32}" \
+        --w-gaze 2 --w-judged 4 --w-units 2 --w-rotation 3
+    read_heads --part identity --out "$runs/photo" --init "$runs/photo-semantics/dsid.safetensors" --steps $((steps / 2)) \
+        --batch-size "${SIZE_OF_BATCH:-40}" --lr 4e-3 --ema 0.99
+    dsid=$runs/photo/dsid.safetensors
+    if [ -n "${LANDMARKER:-}" ]; then
+        run training.fit_readout --dsid "$dsid" --heads "$train" --out "$runs/photo/fitted.safetensors"
+        dsid=$runs/photo/fitted.safetensors
+    fi
+    # the generator on these encoders, frozen (train_dsid --plain), comes here
+fi
+run evaluation.rendered_heads --heads "$test" --dsid "$dsid" --out "$runs/figures"
+[ -z "${CLIPS:-}" ] ||
+    run evaluation.real_faces --clips "$CLIPS" --landmarker "${LANDMARKER:?judges CLIPS; name it too}" --dsid "$dsid" --out "$runs/figures"
 
-# The base: its VAE on crops, then U-Net and text encoder on its latents, at the end with more weight on the face.
-train train_starter --part vae --out "$runs/vae" --synthetic "$runs/faces" --steps 2000 --batch-size 16 --crop 64 \
-    --lr 5e-3 --warmup 20 --ema 0.99 --grad-clip 0 --sample-every 250 --save-every 250
-base=(--part text2image --synthetic "$runs/faces" --batch-size 64 --warmup 20 --ema 0.99 --grad-clip 0 --save-every 100)
-train train_starter --out "$runs/base-first" "${base[@]}" --vae "$runs/vae/starter-base.safetensors" --steps 1700 --lr 2e-3 \
-    --snr-gamma 0 --face-weight 0 --region-weight 0
-train train_starter --out "$runs/base" "${base[@]}" --vae "$runs/base-first/starter-base.safetensors" --steps 750 --lr 1.5e-3 \
-    --snr-gamma 0 --face-weight 2 --region-weight 4
-# and its decoder alone, on whole pictures: 23.3 to 26.7 dB in the shipped file
-train train_starter --part decoder --out "$runs/decoder" --vae "$runs/base/starter-base.safetensors" --synthetic "$runs/faces" \
-    --steps 500 --batch-size 6 --lr 3e-3 --warmup 20 --ema 0.99 --grad-clip 0 --sample-every 250 --save-every 100
+judge=$runs/judge/judge.safetensors
+learn train_judge --out "$runs/judge" --test "$test" --steps "${JUDGE_STEPS:-1500}" --lr 5e-3
 
-train train_meaf --out "$runs/meaf" --name starter --dsid "$runs/dsid-encoders/dsid.safetensors" \
-    --base "$runs/decoder/starter-base.safetensors" --synthetic "$runs/faces" --steps 2500 --batch-size 48 --snr-gamma 0 \
-    --expression-width 128 --pose-width 64 --lr 3e-3 --warmup 20 --ema 0.99 --grad-clip 0 --save-every 100
+# The base: its VAE on crops; the decoder once more, on whole pictures: normalisations and attention of a decoder that saw crops alone
+# cost it 3 dB there.
+vae=$runs/decoder/starter-base.safetensors
+learn train_starter --part vae --out "$runs/vae" --latent-channels 16 --steps "${VAE_STEPS:-1500}" --batch-size 16 --crop 64 --lr 5e-3
+learn train_starter --part decoder --out "$runs/decoder" --vae "$runs/vae/starter-base.safetensors" \
+    --steps "${DECODER_STEPS:-1500}" --batch-size 6 --lr 3e-3
+measure round_trip --base "$vae"
 
-train train_judge --out "$runs/judge" --synthetic "$runs/faces"
-cp "$runs/judge/judge.safetensors" weights/judge.safetensors
+# U-Net, text encoder and factor tokens; its gate, before a MEAF is begun: the MEAF steers what the base can draw
+base=$runs/base/starter-base.safetensors
+learn train_starter --part text2image --out "$runs/base" --vae "$vae" --steps "${BASE_STEPS:-6000}" --batch-size "$batch" \
+    --precision "$precision" --lr 2e-3 --snr-gamma 0 --face-weight 2 --region-weight 4 --factor-drop 0.3 \
+    --calm-share 0.6 --test "$test" --reader "$dsid"
+measure base_gate --base "$base" --factors "$runs/base/factors.safetensors" --steps "${DRAW_STEPS:-25}"
 
-for part in dsid/dsid decoder/starter-base meaf/meaf; do
-    cp "$runs/$part.safetensors" "weights/starter-${part##*[/-]}.safetensors"
-done
-(cd weights && sha256sum -- *.safetensors > SHA256SUMS)
-$python -m deepexpo_models.evaluation.run --out "$runs/evaluation"
+meaf=$runs/meaf/meaf.safetensors
+learn train_meaf --out "$runs/meaf" --name heads --dsid "$dsid" --base "$base" --steps "${MEAF_STEPS:-3000}" \
+    --precision "$precision" --batch-size "$batch" --lr 3e-3 --snr-gamma 0 --expression-width 128 --pose-width 64
+
+run evaluation.run --out "$runs/figures/tables" --heads "$test" --judge "$judge" --base "$base" --meaf "$meaf" --dsid "$dsid"
+echo "made $dsid, $judge, $base and $meaf; copy them to weights/photo-dsid.safetensors, judge-heads.safetensors," \
+    "heads-base.safetensors and heads-meaf.safetensors"

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..dsid import Identity, Semantics
 from ..pipeline.generate import Pipeline, settings_of
 from .judges.judge import Judge, Judgement, judged
-from .judges.kinds import UNKNOWN, Kind
+from .judges.kinds import HEADS, UNKNOWN
 from .metrics import (
     agreement,
     correlation,
@@ -77,10 +77,9 @@ def _chunked(encode, images: Tensor):
 
 def figures(request: Request, made: Judgement, judge: Judge) -> dict:
     """Distances between what was requested and what is seen, in the paper's names."""
-    kind = judge.kind
     gallery = judged(judge, request.person.images(judge.config.image_size))
     person, wanted, pose = request.person.shown, request.expression.shown.expression, request.pose.shown.pose
-    spans = torch.tensor([f.high - f.low for f in kind.expression])
+    spans = torch.tensor([f.high - f.low for f in HEADS.expression])
     expression = correlation(made.expression, wanted)
     known = request.context != UNKNOWN
     right = made.context == request.context
@@ -88,34 +87,33 @@ def figures(request: Request, made: Judgement, judge: Judge) -> dict:
         "pictures": len(request),
         "no face": missing(made.pose),
         **pose_errors(made.pose[:, :3], pose[:, :3]),
-        "EXP": agreement(face_class(made.expression, kind), face_class(wanted, kind)),
-        "expression correlation": {f.name: value for f, value in zip(kind.expression, expression.tolist(), strict=True)},
-        "expression correlation, main": expression[kind.main_columns].mean().item(),
+        "EXP": agreement(face_class(made.expression), face_class(wanted)),
+        "expression correlation": {f.name: value for f, value in zip(HEADS.expression, expression.tolist(), strict=True)},
+        "expression correlation, main": expression[HEADS.main_columns].mean().item(),
         "SIM": sim(made.expression, wanted, spans),
         "SEMCHG": semchg(made.expression / spans, person.expression / spans, wanted / spans),
         "CSIM": csim(made.identity, gallery.identity),
         "ID": id_distance(made.identity, gallery.identity),
-        f"ID by {kind.groups[0]}": by_group(request, made, gallery, kind),
+        f"ID by {HEADS.groups[0]}": by_group(request, made, gallery),
         "identity top-1": top1(made.identity, gallery.identity, torch.arange(len(request))),
-        "context": {f.name: right[known[:, i], i].float().mean().item() for i, f in enumerate(kind.context)},
+        "context": {f.name: right[known[:, i], i].float().mean().item() for i, f in enumerate(HEADS.context)},
         "context, mean": right[known].float().mean().item(),
     }
 
 
-def face_class(expression: Tensor, kind: Kind) -> Tensor:
-    """Expression factors (N, E) -> (N,): the first of the kind's words that fits, their number for none, NaN without a face."""
-    names = [factor.name for factor in kind.expression]
-    found = torch.full((len(expression),), float(len(kind.words)))
-    for number, (name, bound) in reversed(list(enumerate(kind.words))):
-        value = expression[:, names.index(name)]
-        found[value > bound if bound > 0 else value < bound] = number
+def face_class(expression: Tensor) -> Tensor:
+    """Expression factors (N, E) -> (N,): the first of the words that fits, their number for none, NaN without a face."""
+    names = [factor.name for factor in HEADS.expression]
+    found = torch.full((len(expression),), float(len(HEADS.words)))
+    for number, (name, bound) in reversed(list(enumerate(HEADS.words))):
+        found[expression[:, names.index(name)] > bound] = number
     return found.masked_fill(expression.isnan().any(1), torch.nan)
 
 
-def by_group(request: Request, made: Judgement, gallery: Judgement, kind: Kind) -> dict[str, float]:
-    """ID for the people of each of the kind's groups that occurs."""
-    _, factor, ranges = kind.groups
-    value = request.person.shown.looks[:, [f.name for f in kind.looks].index(factor)]
+def by_group(request: Request, made: Judgement, gallery: Judgement) -> dict[str, float]:
+    """ID for the people of each group that occurs."""
+    _, factor, ranges = HEADS.groups
+    value = request.person.shown.looks[:, [f.name for f in HEADS.looks].index(factor)]
     groups = {name: (value >= low) & (value < high) for name, (low, high) in ranges.items()}
     return {name: id_distance(made.identity[rows], gallery.identity[rows]) for name, rows in groups.items() if rows.any()}
 
@@ -177,20 +175,20 @@ def sweeps(pipeline: Pipeline, judge: Judge, request: Request, say: Say = silent
         for strength in SWEEP:
             say(f"drawing {len(request)} pictures: {stream} at {strength}")
             seen = judged(judge, draw(pipeline, request, {stream: strength}))
-            lines.append(closeness(request, seen, person, judge.kind))
+            lines.append(closeness(request, seen, person))
         table = torch.tensor(lines)
         own = torch.tensor([name == stream for name in STREAMS])
         found[stream] = {"closeness": dict(zip(STREAMS, table.T.tolist())), **sweep_effects(table, own)}
     return found
 
 
-def closeness(request: Request, seen: Judgement, person: Tensor, kind: Kind) -> list[float]:
+def closeness(request: Request, seen: Judgement, person: Tensor) -> list[float]:
     """identity, expression, pose in [-1, 1]: mean cosine to the person; mean correlation of the main factors; 1 minus the
     turning error over 45 degrees, at most 90 of which count.
     """
     angle = turned(seen.pose[:, :3], request.pose.shown.pose[:, :3])
     return [
         csim(seen.identity, person),
-        correlation(seen.expression, request.expression.shown.expression)[kind.main_columns].mean().item(),
+        correlation(seen.expression, request.expression.shown.expression)[HEADS.main_columns].mean().item(),
         1 - angle.clamp(max=90).mean().item() / 45,
     ]

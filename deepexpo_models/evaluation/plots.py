@@ -11,54 +11,6 @@ from ..image import model_to_bytes
 HISTOGRAM_BINS = 24
 
 
-def leak_picture(path: Path, matrix: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Rows: codes, columns: groups of factors, R2 in every field."""
-    figure, axes = _figure(1.5 + 1.3 * len(next(iter(matrix.values()))), 1.0 + 0.5 * len(matrix))
-    rows = [[max(0.0, value) for value in row.values()] for row in matrix.values()]
-    axes.imshow(rows, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    for y, row in enumerate(rows):
-        for x, value in enumerate(row):
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.55 else "black")
-    axes.set_xticks(range(len(rows[0])), list(next(iter(matrix.values()))))
-    axes.set_yticks(range(len(rows)), list(matrix))
-    axes.set_title(title, fontsize=10)
-    _save(figure, path)
-
-
-def bars_picture(path: Path, rows: Mapping[str, float], title: str, unit: str) -> None:
-    """One horizontal bar per row."""
-    figure, axes = _figure(7, 0.8 + 0.34 * len(rows))
-    names, values = list(rows), list(rows.values())
-    axes.barh(names, values, color="#4a7ab5")
-    axes.invert_yaxis()
-    for y, value in enumerate(values):
-        axes.text(value, y, f" {value:.2f}", va="center", fontsize=9)
-    axes.set_xlabel(unit)
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-
-
-def panels_picture(path: Path, rows: Sequence[Mapping], title: str) -> None:
-    """A table as bars: rows with a "row" and the same figures each; one panel per figure, one bar per row."""
-    figures = [name for name in rows[0] if name != "row"]
-    figure, panels = _figure(2.4 + 1.9 * len(figures), 1.2 + 0.3 * len(rows), columns=len(figures))
-    names = [row["row"] for row in rows]
-    for panel, name in zip(panels, figures):
-        values = [row[name] for row in rows]
-        panel.barh(names, values, color="#4a7ab5")
-        panel.invert_yaxis()
-        for y, value in enumerate(values):
-            panel.text(max(value, 0), y, f" {value:.2f}", va="center", fontsize=8)
-        panel.set_title(name.replace(", ", ",\n"), fontsize=8)
-        panel.margins(x=0.25)
-        panel.set_xticks([])
-        panel.spines[["top", "right", "bottom"]].set_visible(False)
-        panel.tick_params(labelleft=panel is panels[0], labelsize=8)
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
-
-
 def lines_picture(
     path: Path, x: Sequence[float], lines: Mapping[str, Sequence[float]], title: str, labels: tuple[str, str]
 ) -> None:

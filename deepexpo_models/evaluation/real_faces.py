@@ -1,7 +1,7 @@
 """How well a DSID reads photographs and clips that nobody has labelled, against MediaPipe's face landmarker as the judge:
 
     python -m deepexpo_models.evaluation.real_faces --clips FOLDER --landmarker face_landmarker.task \\
-        --dsid weights/photo-dsid.safetensors weights/starter-dsid.safetensors --out runs/real
+        --dsid weights/photo-dsid.safetensors --out runs/real
 
 Beside each DSID stand a constant (the mean pose) and the landmarker itself on the same crop moved by two pixels: no DSID can
 agree better with it than it does with itself. A DSID's expression is read by the read-outs in its file; one without any is

@@ -1,7 +1,7 @@
 """How well encoders tell real people apart: a DSID's identity encoder beside public recognisers, on a folder for each person.
 
     python -m deepexpo_models.evaluation.real_people --people FOLDER --landmarker face_landmarker.task \\
-        --dsid weights/photo-dsid.safetensors weights/starter-dsid.safetensors --judges dlib
+        --dsid weights/photo-dsid.safetensors --judges dlib
 
 Every picture is cropped as Crop Face does, by MediaPipe's landmarker. --judges: of `judges.photos` that give an identity:
 insightface and antelopev2 (with --insightface-path), dlib. Writes one table; the pixels of the crop stand beside as the least

@@ -1,6 +1,6 @@
 """What a base's VAE loses of a face: what a DSID reads in heads before and after they went through it.
 
-    python -m deepexpo_models.evaluation.round_trip --base weights/starter-base.safetensors runs/vae/starter-base.safetensors \\
+    python -m deepexpo_models.evaluation.round_trip --base weights/heads-base.safetensors runs/vae/starter-base.safetensors \\
         --heads runs/heads/test --reader weights/photo-dsid.safetensors
 
 The first row is the reader on the pictures as they are: a VAE that loses nothing has the same figures, agrees with it fully

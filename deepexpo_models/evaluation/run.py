@@ -1,9 +1,8 @@
-"""Measure DSID and MEAF on held-out drawn people, or on rendered heads of held-out people:
+"""Measure DSID and MEAF on rendered heads of held-out people:
 
-    python -m deepexpo_models.evaluation.run --out runs/evaluation
-    python -m deepexpo_models.evaluation.run --out runs/evaluation --heads runs/heads/test --base BASE --meaf MEAF --dsid DSID
+    python -m deepexpo_models.evaluation.run --out runs/evaluation --heads runs/heads/test
 
-Writes results.json, results.md and pictures. Without options it measures the starter in weights/.
+Writes results.json, results.md and pictures. Without further options it measures the files in weights/.
 """
 
 import argparse
@@ -16,31 +15,32 @@ import torch
 
 from ..data.heads.shards import HeadStore
 from ..dsid import load_dsid
-from ..pipeline.generate import STARTER, Pipeline
+from ..pipeline.generate import Pipeline
 from ..weights import PACK_WEIGHTS
 from ..whole_files import write_text
-from .dsid_report import measure_dsid
-from .judges.judge import Judge, load_judge
-from .judges.kinds import DRAWN, RENDERED
+from .judges.judge import load_judge
+from .judges.kinds import RENDERED
 from .meaf_report import SWEEP, measure_meaf
-from .plots import bars_picture, leak_picture, lines_picture, sheet_picture
+from .plots import lines_picture, sheet_picture
 from .rendered_heads import report
-from .requests import drawn_requests, head_requests
+from .requests import make_requests
 from .tables import as_json, figure_table, markdown
 
-JUDGES = {DRAWN: PACK_WEIGHTS / "judge.safetensors", RENDERED: PACK_WEIGHTS / "judge-heads.safetensors"}
+FILES = {  # option -> what is measured, and by which judge
+    name: PACK_WEIGHTS / f"{file}.safetensors"
+    for name, file in {"base": "heads-base", "meaf": "heads-meaf", "dsid": "photo-dsid", "judge": "judge-heads"}.items()
+}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
+    parser.add_argument("--heads", type=Path, required=True, help="folder of rendered heads of held-out people")
     add_files(parser)
-    parser.add_argument("--heads", type=Path, help="folder of rendered heads of held-out people, in place of drawn ones")
     parser.add_argument("--only", choices=("dsid", "meaf"), help="measure one of them")
-    parser.add_argument("--people", type=int, default=200, help="DSID: drawn people among whom each is found again")
     parser.add_argument("--count", type=int, default=50, help="MEAF: pictures per row of the table")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--cfg", type=float, default=5.0, help="guidance")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(argv)
     try:
@@ -50,44 +50,29 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    for name, path in STARTER.items():
+    for name, path in FILES.items():
         parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: weights/{path.name}")
-    parser.add_argument("--judge", type=Path, help="default: the one in weights/ of the pictures that are measured")
-
-
-def open_judge(options: argparse.Namespace, pictures: str) -> Judge:
-    """The judge of `add_files`, of DRAWN or RENDERED pictures."""
-    return load_judge(options.judge or JUDGES[pictures], pictures)
-
-
-def open_pipeline(options: argparse.Namespace, **settings) -> Pipeline:
-    """From the files of `add_files`, on the CPU, so that numbers are comparable; settings: steps and cfg."""
-    return Pipeline.load(options.base, options.meaf, options.dsid, device="cpu", **settings)
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Measure what is asked for, write everything into options.out, and return the results."""
+    """Measure what is asked for, write everything into options.out, and return the results. All of it on the CPU, so that
+    numbers are comparable."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"pictures": RENDERED}
     start = time.monotonic()
 
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - start:6.0f} s  {sentence}", file=sys.stderr, flush=True)
 
-    store = HeadStore(options.heads) if options.heads else None
-    results["pictures"] = RENDERED if store else DRAWN
-    judge = None if options.only == "dsid" else open_judge(options, results["pictures"])
+    store = HeadStore(options.heads)
+    judge = None if options.only == "dsid" else load_judge(options.judge)
     if options.only != "meaf":
         say("measuring the DSID")
-        dsid = load_dsid(options.dsid).float().eval()
-        results["dsid"] = report(dsid, store, options.dsid.stem) if store else measure_dsid(dsid, options.people)
-        if not store:
-            _draw_dsid(options.out, results["dsid"])
+        results["dsid"] = report(load_dsid(options.dsid).float().eval(), store, options.dsid.stem)
     if judge:
-        pipeline = open_pipeline(options, steps=options.steps, cfg=options.cfg)
-        requests = head_requests(store, options.count) if store else drawn_requests(options.count)
-        results["meaf"] = measure_meaf(pipeline, judge, requests, say)
+        pipeline = Pipeline.load(options.base, options.meaf, options.dsid, device="cpu", steps=options.steps, cfg=options.cfg)
+        results["meaf"] = measure_meaf(pipeline, judge, make_requests(store, options.count), say)
         results["judge"] = judge.errors
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start
@@ -96,12 +81,6 @@ def run(options: argparse.Namespace) -> dict:
     write_text(options.out / "results.md", _text(results))
     print(_text(results))
     return results
-
-
-def _draw_dsid(out: Path, found: dict) -> None:
-    rows = {**found["leak"], **{f"{name}, untrained": row for name, row in found["leak, untrained"].items()}}
-    leak_picture(out / "leak.png", rows, "What a code holds of which factors (R2, small network, people held out)")
-    bars_picture(out / "expression.png", found["expression R2"], "Expression factors read linearly from `expression`", "R2")
 
 
 def _draw_meaf(out: Path, found: dict) -> None:

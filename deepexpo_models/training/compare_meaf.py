@@ -1,7 +1,9 @@
-"""Sizes and formulas of MEAF at equal training: python -m deepexpo_models.training.compare_meaf --out OUT --synthetic FACES
+"""Sizes and formulas of MEAF at equal training, on rendered heads:
+
+    python -m deepexpo_models.training.compare_meaf --out runs/compare --heads runs/heads/train --test runs/heads/test
 
 Every row of ROWS is a run on the starter's base that differs in one thing from "light", with the same steps, batches and seed;
-all are measured by the same judge on the same requests. Rows that are done already are kept.
+all are measured by the same judge on the same requests of held-out people. Rows that are done already are kept.
 """
 
 import argparse
@@ -14,12 +16,12 @@ from typing import Any
 
 import torch
 
+from ..data.heads.shards import HeadStore
 from ..dsid import load_dsid
-from ..evaluation.judges.judge import judged
-from ..evaluation.judges.kinds import DRAWN
+from ..evaluation.judges.judge import judged, load_judge
 from ..evaluation.meaf_report import CHUNK, draw, figures
-from ..evaluation.requests import make_request
-from ..evaluation.run import add_files, open_judge
+from ..evaluation.requests import Request, Studio
+from ..evaluation.run import add_files
 from ..evaluation.tables import as_json, write_table
 from ..meaf import load_meaf
 from ..pipeline.base import load_base
@@ -49,9 +51,10 @@ TIMED = 5  # steps of which the median is given
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--synthetic", required=True, help="folder of drawn faces of the base's size")
+    parser.add_argument("--heads", required=True, help="folder of rendered heads of the base's size")
+    parser.add_argument("--test", type=Path, required=True, help="folder of rendered heads of held-out people")
     add_files(parser)
-    parser.add_argument("--cache", default="", help="folder for the faces' codes and latents; default: in --out")
+    parser.add_argument("--cache", default="", help="folder for the heads' codes and latents; default: in --out")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -59,16 +62,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=50, help="of the measurement")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
     parser.add_argument("--threads", type=int, default=0)
-    table(parser.parse_args(argv))
+    options = parser.parse_args(argv)
+    try:
+        table(options)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
 
 
 def table(options: argparse.Namespace) -> list[dict]:
     """Train and measure the rows, and the base alone; writes sizes.json and sizes.md."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    judge, base = open_judge(options, DRAWN), load_base(str(options.base), torch.device("cpu"))
+    judge, base = load_judge(options.judge), load_base(str(options.base), torch.device("cpu"))
     dsid = load_dsid(options.dsid).float().eval()
-    request = make_request(options.pictures, seed=5)
+    studio = Studio(HeadStore(options.test))
+    request, single = studio.request(options.pictures, seed=5), studio.request(1, seed=6)
     rows = []
     for name in (*options.rows, "base alone"):
         done = options.out / _folder(name) / "measured.json"
@@ -77,7 +85,7 @@ def table(options: argparse.Namespace) -> list[dict]:
             path = train(settings) if settings else None
             pipeline = Pipeline(base, load_meaf(path).float().eval() if path else None, dsid, batch=CHUNK)
             found = figures(request, judged(judge, draw(pipeline, request)), judge)
-            costs = {**_drawing_cost(pipeline), **(_training_cost(settings) if settings else {})}
+            costs = {**_drawing_cost(pipeline, single), **(_training_cost(settings) if settings else {})}
             write_text(done, as_json({**{title: found[key] for key, title in SHOWN.items()}, **costs}))
         rows.append({"row": name, **json.loads(done.read_text())})
     write_table(options.out, "sizes", rows)
@@ -86,7 +94,7 @@ def table(options: argparse.Namespace) -> list[dict]:
 
 def _settings(options: argparse.Namespace, name: str) -> MEAFSettings:
     settings = MEAFSettings(
-        out=str(options.out / _folder(name)), dsid=str(options.dsid), base=str(options.base), synthetic=options.synthetic,
+        out=str(options.out / _folder(name)), dsid=str(options.dsid), base=str(options.base), heads=options.heads,
         cache=options.cache or str(options.out / "cache"), steps=options.steps, batch_size=options.batch_size,
         expression_width=128, pose_width=64, lr=options.lr, copy_lr=options.copy_lr, snr_gamma=0.0, warmup=20, ema=0.99,
         grad_clip=0.0, sample_every=0, save_every=100, threads=options.threads,
@@ -98,9 +106,8 @@ def _folder(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def _drawing_cost(pipeline: Pipeline) -> dict[str, float]:
-    """Of one step of one picture, with guidance, in processor time of this machine; and of the weights."""
-    request = make_request(1, seed=6)
+def _drawing_cost(pipeline: Pipeline, request: Request) -> dict[str, float]:
+    """Of one step of the request's picture, with guidance, in processor time of this machine; and of the weights."""
     short = replace(pipeline, steps=1)
     more = replace(pipeline, steps=1 + TIMED)
     times = [[_processor_time(lambda one=one: draw(one, request)) for one in (more, short)] for _ in range(TIMED)]

@@ -1,6 +1,5 @@
-"""Train the judge of drawn faces, or of rendered heads:
+"""Train the judge of rendered heads:
 
-    python -m deepexpo_models.training.train_judge --out runs/judge --synthetic runs/faces
     python -m deepexpo_models.training.train_judge --out runs/judge --heads runs/heads/train --test runs/heads/test
 
 It (`evaluation.judges.judge`) learns from pictures whose factors are known, blurred, compressed and tinted as generators do,
@@ -8,7 +7,7 @@ so that it judges generated pictures fairly. The released file, judge.safetensor
 """
 
 import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -27,13 +26,13 @@ from ..evaluation.judges.judge import (
     save_judge,
     to_share,
 )
-from ..evaluation.judges.kinds import UNKNOWN, Shown
+from ..evaluation.judges.kinds import HEADS, UNKNOWN, Shown
 from ..evaluation.metrics import correlation
 from .engine.ema import EMA
 from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
 from .engine.settings import RunSettings, option, run_command
-from .judge.data import VIEWS, DrawnPeople, RenderedPeople
+from .judge.data import VIEWS, People
 from .judge.degradations import degrade, no_faces
 
 NO_MATRICES = ("stem", "head")  # first and last layers are left to Adam
@@ -43,7 +42,7 @@ GALLERY = 200  # people among whom a person is found again
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings(RunSettings):
-    """Training of a judge; batch_size counts people, two pictures of each."""
+    """Training of the judge; batch_size counts people, two pictures of each."""
 
     steps: int = option(1500, "optimizer steps in all, those of resumed runs included")
     batch_size: int = option(24, "people per process and per backward pass, two pictures of each")
@@ -53,18 +52,9 @@ class JudgeSettings(RunSettings):
     grad_clip: float = option(5.0, "largest gradient norm; 0 does not clip")
     save_every: int = option(200, "steps between states that a run can be resumed from")
     sample_every: int = option(0, "steps between measurements on held-out people; 0 makes none")
-    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
-    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate) in place of drawn faces")
-    test: str = option("", "folder of rendered heads of held-out people, whom the judge's own errors are measured on")
-    extremes: int = option(600, "drawn people in extreme poses, drawn at the start: the folder has none")
-    init: str = option("", "a judge of the same pictures to start from")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if bool(self.synthetic) == bool(self.heads):
-            raise ValueError("a judge learns from drawn faces (--synthetic) or from rendered heads (--heads); give one of them")
-        if self.heads and not self.test:
-            raise ValueError("a judge of rendered heads knows its own errors; render held-out people, and give them as --test")
+    heads: str = option(help="folder of rendered heads (deepexpo_models.data.heads.generate)")
+    test: str = option(help="folder of rendered heads of held-out people, whom the judge's own errors are measured on")
+    init: str = option("", "a judge to start from")
 
 
 class JudgeStep(nn.Module):
@@ -78,14 +68,11 @@ class JudgeStep(nn.Module):
         return losses(self.judge, degrade(images, generator), shown, generator)
 
 
-People = DrawnPeople | RenderedPeople
-
-
 def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | None:
     """Run or resume; returns the released file, None when the run was stopped before its end. config: sizes of a new judge."""
     engine = Engine(settings)
-    data = open_people(settings)
-    judge = start_judge(settings.init, replace(config or JudgeConfig(), pictures=data.pictures))
+    data = People(settings.heads, settings.test)
+    judge = start_judge(settings.init, config or JudgeConfig())
     optimizer = Muon(*split_parameters([judge], NO_MATRICES), settings.lr)
     schedule, ema = make_scheduler(optimizer, settings), EMA(judge, settings.ema)
     step_module, optimizer = engine.prepare(JudgeStep(judge), optimizer)
@@ -117,15 +104,9 @@ def train(settings: JudgeSettings, config: JudgeConfig | None = None) -> Path | 
         return _release(engine, settings, data, judge)
 
 
-def open_people(settings: JudgeSettings) -> People:
-    if settings.heads:
-        return RenderedPeople(settings.heads, settings.test)
-    return DrawnPeople(settings.synthetic, settings.extremes, settings.seed)
-
-
 def start_judge(init: str, config: JudgeConfig) -> Judge:
     """The judge of a file, or a new one."""
-    return load_judge(Path(init), config.pictures).requires_grad_(True).train() if init else Judge(config)
+    return load_judge(Path(init)).requires_grad_(True).train() if init else Judge(config)
 
 
 def _release(engine: Engine, settings: JudgeSettings, data: People, judge: Judge) -> Path:
@@ -145,12 +126,12 @@ def _release(engine: Engine, settings: JudgeSettings, data: People, judge: Judge
 
 def _held_out(data: People, judge: Judge, settings: JudgeSettings) -> tuple[Tensor, Shown, Generator]:
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    return *data.held_out(GALLERY, judge.config.image_size, generator), generator
+    return *data.held_out(GALLERY, generator), generator
 
 
 def losses(judge: Judge, images: Tensor, shown: Shown, generator: Generator) -> dict[str, Tensor]:
     """Named terms, before LOSS_WEIGHTS. images (2 P, 3, S, S): two of each person, one after the other."""
-    kind, found = judge.kind, judge.read_scene(images)
+    found = judge.read_scene(images)
     noise = torch.randn(shown.pose.shape, generator=generator) * torch.tensor([0, 0, 3.0, 0.02, 0.02, 0.03])
     aligned_by = (shown.pose + noise.to(images.device)).float()  # as inexact as the judge's own pose
     rotation = euler_to_matrix(shown.pose[:, :3])
@@ -161,14 +142,16 @@ def losses(judge: Judge, images: Tensor, shown: Shown, generator: Generator) -> 
     expression = judge.read_expression(images, aligned_by)
     context = [
         _class_error(logits, classes.long())
-        for logits, classes in zip(by_factor(found["context"], kind.context), shown.context.T, strict=True)
+        for logits, classes in zip(by_factor(found["context"], HEADS.context), shown.context.T, strict=True)
     ]
     return {
-        "expression": F.mse_loss(expression, to_share(shown.expression, kind.expression)),  # L1 would find brows at rest always
+        "expression": F.mse_loss(
+            expression, to_share(shown.expression, HEADS.expression)
+        ),  # L1 would find brows at rest always
         "rotation": (found["rotation"] - rotation).square().sum((1, 2)).mean(),
-        "place": F.smooth_l1_loss(found["place"], to_share(shown.pose[:, 3:], kind.pose[3:]), beta=0.2),
+        "place": F.smooth_l1_loss(found["place"], to_share(shown.pose[:, 3:], HEADS.pose[3:]), beta=0.2),
         "identity": info_nce(found["identity"][0::2], found["identity"][1::2]),
-        "looks": F.mse_loss(found["looks"], to_share(shown.looks, kind.looks)),
+        "looks": F.mse_loss(found["looks"], to_share(shown.looks, HEADS.looks)),
         "context": torch.stack(context).mean(),
         "face": F.binary_cross_entropy_with_logits(faces, present[: len(faces)]),
     }
@@ -188,7 +171,7 @@ def own_errors(judge: Judge, images: Tensor, shown: Shown, generator: Generator)
     `identity top1` among so many `people`, `identity same` and `identity other` (mean cosines), and the shares of
     `faces missed` and of `no faces taken`.
     """
-    kind, device = judge.kind, next(judge.parameters()).device
+    device = next(judge.parameters()).device
     parts = [judge(part.to(device)) for part in images.split(CHUNK)]
     found = Judgement(**{f.name: torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(Judgement)})
     spoilers = [no_faces(part, generator) for part in images[: 2 * GALLERY].split(CHUNK)]
@@ -196,13 +179,13 @@ def own_errors(judge: Judge, images: Tensor, shown: Shown, generator: Generator)
     turned = geodesic_angle(euler_to_matrix(found.pose[:, :3]), euler_to_matrix(shown.pose[:, :3]))
     known = shown.context != UNKNOWN
     return {
-        **_regression_errors(found.expression, shown.expression, kind.expression),
-        **_regression_errors(found.pose, shown.pose, kind.pose),
+        **_regression_errors(found.expression, shown.expression, HEADS.expression),
+        **_regression_errors(found.pose, shown.pose, HEADS.pose),
         "rotation degrees": torch.rad2deg(turned).mean().item(),
-        **_regression_errors(found.looks, shown.looks, kind.looks),
+        **_regression_errors(found.looks, shown.looks, HEADS.looks),
         **{
             f"{factor.name} accuracy": (found.context == shown.context)[known[:, i], i].float().mean().item()
-            for i, factor in enumerate(kind.context)
+            for i, factor in enumerate(HEADS.context)
         },
         **_recognition(found.identity.unflatten(0, (-1, VIEWS))),
         "faces missed": (found.face < 0.5).float().mean().item(),
@@ -229,7 +212,7 @@ def _recognition(identity: Tensor) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command(train, JudgeSettings, argv, "Train a judge: of drawn faces, or of rendered heads.")
+    run_command(train, JudgeSettings, argv, "Train the judge of rendered heads.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train a MEAF: python -m deepexpo_models.training.train_meaf --out runs/meaf --dsid FILE --base FILE --clips FOLDER
 
-or --synthetic FACES or --heads HEADS, where every sample has a true picture: expression and pose come from other people. The
-base stays frozen. With --semantics arkit52 expression and pose are ARKit's numbers and the head's rotation, as a landmarker or
-a renderer tells them: no DSID is needed.
+or --heads HEADS, where every sample has a true picture: expression and pose come from other people. The base stays frozen.
+With --semantics arkit52 expression and pose are ARKit's numbers and the head's rotation, as a landmarker or a renderer tells
+them: no DSID is needed.
 """
 
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ from .engine.engine import Engine, make_scheduler
 from .engine.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
 from .engine.settings import RunSettings, option, run_command
 from .engine.sharding import parameters_named, state_of
-from .meaf.batches import DrawnTargets, MEAFBatch
+from .meaf.batches import MEAFBatch
 from .meaf.clips import CaptionedFaces
 from .meaf.diffusion_loss import min_snr_weights, sample_times
 from .meaf.heads import HeadTargets
@@ -50,9 +50,8 @@ class MEAFSettings(RunSettings):
                             "rotation as labels tell them", choices=("dsid", *PUBLIC_SEMANTICS), fixed=True)  # fmt: skip
     base: str = option(help="starter file, Stable Diffusion checkpoint file or diffusers folder", fixed=True)
     base_config: str = option("", "diffusers folder of the family, for the settings and tokenizer of a checkpoint file")
-    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
     heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate)")
-    cache: str = option("", "drawn, rendered faces: folder of codes and latents, which runs may share; else the run's own")
+    cache: str = option("", "heads: folder of codes and latents, which runs may share; else the run's own")
     clips: str = option("", "folder of face crops of clips (deepexpo_models.data.prepare) with captions beside them")
     stills: str = option("", "folder of single face crops with captions, mixed in")
     stills_share: float = option(0.3, "share of single pictures in a batch of clips and stills")
@@ -88,8 +87,8 @@ class MEAFSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if [bool(self.synthetic), bool(self.clips or self.stills), bool(self.heads)].count(True) != 1:
-            raise ValueError("give one of --synthetic, --heads, or --clips and --stills: the faces to train on")
+        if bool(self.heads) == bool(self.clips or self.stills):
+            raise ValueError("give either --heads, or --clips and --stills: the faces to train on")
         self._check_semantics()
         if self.lora_rank < 0 or not self.lora_share > 0:
             raise ValueError(f"lora_rank is {self.lora_rank}, lora_share {self.lora_share}; give 0 or more, and above 0")
@@ -106,8 +105,6 @@ class MEAFSettings(RunSettings):
     def _check_semantics(self) -> None:
         if not self.public and not self.dsid:
             raise ValueError("dsid is empty; name the DSID whose codes the MEAF shall read, or give --semantics arkit52")
-        if self.public and self.synthetic:
-            raise ValueError("drawn faces have no ARKit numbers; give --heads, or --clips with labels")
         if self.public and self.image_rows:
             raise ValueError("picture losses read the DSID's expression codes; leave --image-rows out with --semantics arkit52")
 
@@ -161,8 +158,8 @@ def train(settings: MEAFSettings) -> Path | None:
     feed = engine.feed(lambda count, generator, _: parts.data.sample(count, generator))
     for step in engine.steps(engine.restore()):
         for part in range(settings.accumulate):
-            drawn, generator = feed.take(step, part)
-            batch = parts.data.encoded(drawn)
+            sample, generator = feed.take(step, part)
+            batch = parts.data.encoded(sample)
             with engine.autocast():
                 terms = step_module(batch, generator)
             weighted = {name: term * _weight(settings, name, step / settings.steps) for name, term in terms.items()}
@@ -307,10 +304,8 @@ def _weight(settings: MEAFSettings, name: str, progress: float) -> float:
 
 
 def _data(settings: MEAFSettings, dsid: DSID | None, base: Base, engine: Engine):
-    cache = Path(settings.cache or settings.out)
-    if settings.synthetic and dsid:
-        return DrawnTargets(settings.synthetic, cache, dsid, base, engine.say)
     if settings.heads:
+        cache = Path(settings.cache or settings.out)
         return HeadTargets(settings.heads, cache, dsid, base, bool(settings.public), engine.say)
     return CaptionedFaces(settings, dsid, base, engine.say)
 
@@ -332,7 +327,7 @@ def _meaf(settings: MEAFSettings, dsid: DSID | None, base: Base) -> MEAF:
         pooled = empty.get("added_cond_kwargs", {}).get("text_embeds")
         meaf.branch.copy_base(base.unet, text, None if pooled is None else pooled[0])
     photographs, earlier = settings.clips or settings.stills, given.trained_on if given else ()
-    meaf.trained_on = kinds_of_pictures(settings.synthetic, settings.heads, photographs, earlier)
+    meaf.trained_on = kinds_of_pictures(settings.heads, photographs, earlier)
     if not given:
         return meaf
     for name in settings.freeze:

@@ -2,7 +2,8 @@
 
 First the VAE, then U-Net and text encoder together on its latents (--vae runs/vae/starter-base.safetensors). Its decoder alone
 can be trained further at any time, also of a finished base, since its latents stay what they are. On rendered heads (--heads)
-a part of the samples is told the true factors as well, by tokens beside the caption's (see starter.factors).
+a part of the samples is told the true factors as well, by tokens beside the caption's (see starter.factors); --stills are
+pictures of the user's own.
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from .engine.engine import Engine, make_scheduler
 from .engine.muon import Muon, split_parameters
 from .engine.settings import RunSettings, option, run_command
 from .meaf.diffusion_loss import min_snr_weights, sample_times
-from .starter.data import CaptionedPictures, DrawnPictures, Frames, HeadPictures, PlainFrames
+from .starter.data import CaptionedPictures, Frames, HeadPictures
 from .starter.steps import Text2ImageStep, VAEStep, decoder_of, principal_components
 
 NO_MATRICES = ("embedding", "conv_in", "conv_out")  # left to Adam
@@ -58,10 +59,9 @@ class StarterSettings(RunSettings):
 
     lr: float = option(2e-3, "learning rate after the warm-up")
     part: str = option(help="what to train", choices=("vae", "decoder", "text2image"), fixed=True)
-    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
-    heads: str = option("", "instead of them: folder of rendered heads (deepexpo_models.data.heads.generate)")
-    latent_channels: int = option(STARTER.latent_channels, "vae: channels of a latent", fixed=True)
+    heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate)")
     stills: str = option("", "instead of them: folder of pictures, each with its caption in a .txt file of its name")
+    latent_channels: int = option(STARTER.latent_channels, "vae: channels of a latent", fixed=True)
     vae: str = option("", "decoder, text2image: the starter file that holds the trained VAE")
     region_weight: float = option(6.0, "extra weight of eyes, brows and mouth, where they are known")
     face_weight: float = option(2.0, "text2image: extra weight of the face")
@@ -76,8 +76,8 @@ class StarterSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if sum(map(bool, (self.synthetic, self.heads, self.stills))) != 1:
-            raise ValueError("give either --synthetic, --heads or --stills, the pictures to train on")
+        if bool(self.heads) == bool(self.stills):
+            raise ValueError("give either --heads or --stills, the pictures to train on")
         if not 1 <= self.latent_channels <= MOST_CHANNELS:
             raise ValueError(f"latent_channels is {self.latent_channels}; it lies from 1 to {MOST_CHANNELS}, a patch's numbers")
         if self.part != "vae" and not self.vae:
@@ -241,11 +241,9 @@ def show(parts: StarterParts, prompts: tuple[str, ...], each: int = 4, seed: int
     return base.decode(sample(base, text, negative, noise.to(parts.unet.device))).clamp(-1, 1)
 
 
-def _data(settings: StarterSettings, engine: Engine) -> DrawnPictures | HeadPictures | CaptionedPictures:
+def _data(settings: StarterSettings, engine: Engine) -> HeadPictures | CaptionedPictures:
     if settings.heads:
         return HeadPictures(settings.heads, STARTER.image_size)
-    if settings.synthetic:
-        return DrawnPictures(settings.synthetic, STARTER.image_size)
     return CaptionedPictures(settings.stills, STARTER.image_size, engine.say)
 
 
@@ -298,7 +296,7 @@ def _latents(settings: StarterSettings, parts: StarterParts, data, engine: Engin
     return np.load(path, mmap_mode="r")
 
 
-def _weights(frames: Frames | PlainFrames, settings: StarterSettings, side: int) -> Tensor:
+def _weights(frames: Frames, settings: StarterSettings, side: int) -> Tensor:
     """(B, 1, side, side) with mean 1 per picture: a latent says of the face far more than of a plain background."""
     weights = 1 + settings.face_weight * frames.face + settings.region_weight * frames.region
     weights = F.adaptive_avg_pool2d(weights, side)

@@ -235,9 +235,9 @@ def test_a_vae_that_loses_nothing(parts, heads, reader, monkeypatch):
     ("changes", "sentence"),
     [
         ({"factor_drop": 1.5}, "factor_drop is 1.5"),
-        ({"heads": "", "synthetic": "x", "factors": "f"}, "--factors are tokens of rendered heads"),
+        ({"heads": "", "stills": "x", "factors": "f"}, "--factors are tokens of rendered heads"),
         ({"calm_share": 2.0}, "calm_share is 2.0"),
-        ({"heads": "", "synthetic": "x", "calm_share": 0.5}, "calm_share is 0.5"),
+        ({"heads": "", "stills": "x", "calm_share": 0.5}, "calm_share is 0.5"),
         ({"test": "x"}, "give --test and --reader, or neither"),
     ],
 )

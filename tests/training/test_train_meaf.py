@@ -1,4 +1,4 @@
-"""MEAF's trainer on tiny real parts: a tiny base, a tiny DSID, one small shard."""
+"""MEAF's trainer on tiny real parts: a tiny base, a tiny DSID, one small shard of heads."""
 
 import json
 import shutil
@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import public_adapters as published
-from deepexpo_models.data.synthetic import CAPTION_WORDS, render, shards, smooth_clip
+from deepexpo_models.data.heads.captions import CAPTION_WORDS
+from deepexpo_models.data.heads.shards import HeadStore
 from deepexpo_models.dsid import CONFIGS, DSID, Identity, Semantics, encoder_id, load_dsid, public_encoder, save_dsid
-from deepexpo_models.dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, rotation_to_matrix
+from deepexpo_models.dsid.rotation import FRONTAL, matrix_to_euler, rotation_to_matrix
 from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig, save_judge
-from deepexpo_models.evaluation.real_frames import RealFrames, save_frames
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.importers import KINDS, PublicFile, convert, recognise
 from deepexpo_models.importers.sites import cross_attentions
@@ -23,29 +23,26 @@ from deepexpo_models.meaf import load_meaf, save_meaf, stream_codes, unet_sites
 from deepexpo_models.pipeline.base import load_base
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
-from deepexpo_models.training import ablation, compare_meaf
+from deepexpo_models.training import compare_meaf
 from deepexpo_models.training.meaf.batches import read_codes
 from deepexpo_models.training.meaf.clips import CaptionedFaces
 from deepexpo_models.training.meaf.heads import HeadTargets
 from deepexpo_models.training.train_meaf import SIZES, MEAFSettings, drops, train
-from fake_heads import write_fake_heads
+from fake_heads import small_shards, write_fake_heads
 
 STEPS = 3
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Folder with faces/, dsid.safetensors and base.safetensors."""
+    """Folder with heads/, test/, dsid.safetensors and base.safetensors."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "GROUPS_PER_SHARD", 1)
-        patch.setattr(shards, "SHARD", shards.PEOPLE * shards.FRAMES)
-        shards.write_shard(folder / "faces", 0)
-        tiny = replace(
-            CONFIGS["starter"], identity_channels=(8, 8, 8, 8), expression_channels=(8, 8, 8, 8), pose_channels=(8, 8, 8, 8),
-            generator_channels=(8, 8, 8, 8, 8, 8), discriminator_channels=(8, 8, 8, 8, 8, 8),
-        )  # fmt: skip
+    with small_shards():
+        write_fake_heads(folder / "heads")
+        write_fake_heads(folder / "test", shards=3, split="test")
+        narrow = dict.fromkeys(("identity_channels", "expression_channels", "pose_channels"), (8, 8, 8, 8))
+        tiny = replace(CONFIGS["photo"], **narrow)
         dsid = DSID(tiny)
         save_dsid(folder / "dsid.safetensors", dsid, encoder_id("tiny", dsid))
         config = replace(
@@ -60,7 +57,7 @@ def settings(parts, out, **changes) -> MEAFSettings:
     return MEAFSettings(
         **{
             "out": str(out), "dsid": str(parts / "dsid.safetensors"), "base": str(parts / "base.safetensors"),
-            "synthetic": str(parts / "faces"), "steps": STEPS, "batch_size": 4, "expression_width": 16, "pose_width": 16,
+            "heads": str(parts / "heads"), "steps": STEPS, "batch_size": 4, "expression_width": 16, "pose_width": 16,
             "warmup": 0, "schedule": "constant", "threads": 1, **changes,
         }
     )  # fmt: skip
@@ -74,7 +71,7 @@ def test_it_learns_and_leaves_the_base_alone(parts, tmp_path):
     before = load_starter(parts / "base.safetensors").unet.state_dict()
     path = train(settings(parts, tmp_path))
     meaf = load_meaf(path)
-    assert {p.dtype for p in meaf.parameters()} == {torch.float16} and meaf.trained_on == ("drawings",)
+    assert {p.dtype for p in meaf.parameters()} == {torch.float16} and meaf.trained_on == ("rendered heads",)
     gates = [p for name, p in meaf.named_parameters() if name.endswith("gate")]
     assert gates and all(p.abs() > 0 for p in gates)
     after = load_starter(parts / "base.safetensors").unet.state_dict()
@@ -128,7 +125,7 @@ def test_semantic_streams_are_trained_beside_an_imported_identity(parts, importe
     path = train(settings(parts, tmp_path, init=str(imported), freeze=("identity",), name="both", image_rows=2))
     meaf, before, after = load_meaf(path), weights(imported), weights(path)
     assert all(torch.equal(before[name], after[name]) for name in before), "the imported stream is what it was"
-    assert meaf.trained_on == ("drawings", "photographs"), "those that the imported stream knows stay"
+    assert meaf.trained_on == ("rendered heads", "photographs"), "those that the imported stream knows stay"
     for stream in ("expression", "pose"):
         gates = [x for name, x in after.items() if name.startswith(f"streams.{stream}.") and name.endswith("gate")]
         assert gates and all(gate.abs() > 0 for gate in gates)
@@ -194,72 +191,34 @@ def test_an_imported_identity_is_silent_in_a_new_branch(parts, imported, tmp_pat
         assert (gate == 0) == name.startswith("streams.identity.")
 
 
-@pytest.fixture
-def small(parts, tmp_path):
-    """Arguments that every comparison needs; a judge and 64-pixel faces beside."""
-    pytest.importorskip("matplotlib")
+def test_comparison_of_sizes_and_formulas(parts, tmp_path, capsys):
     save_judge(tmp_path / "judge.safetensors", Judge(JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16)))
-    return ["--out", tmp_path / "out", "--steps", "2", "--batch-size", "4", "--threads", "1"]
-
-
-def test_ablation(small, tmp_path, monkeypatch):
-    """End to end: what a row leaves out reaches its run, rows that are there are kept."""
-    shards.write_shard(tmp_path / "faces64", 0, size=64)
-    monkeypatch.setattr(ablation, "ROWS", {name: ablation.ROWS[name] for name in ("without cycle", "all measures")})
-    command = [str(part) for part in [*small, "--synthetic", tmp_path / "faces64", "--people", "10"]]
-    ablation.main(command)
-    out = tmp_path / "out"
-    table = json.loads((out / "dsid.json").read_text())
-    assert [row["row"] for row in table] == ["without cycle", "all measures"] and (out / "dsid.png").stat().st_size > 1000
-    logged = {name: (out / name / "log.jsonl").read_text() for name in ("without-cycle", "all-measures")}
-    assert '"cycle"' in logged["all-measures"] and '"cycle"' not in logged["without-cycle"]
-    trained = lambda: {path: path.stat().st_mtime_ns for path in out.glob("*/dsid.safetensors")}  # noqa: E731
-    before = trained()
-    ablation.main(command)
-    assert trained() == before and len(before) == 2
-
-
-def test_ablation_on_heads(small, tmp_path, monkeypatch):
-    """Without labels none is learned from, whatever the shards hold; both rows are measured on the same real frames."""
-    heads = write_fake_heads(tmp_path / "heads", size=64)
-    turns = euler_to_matrix(torch.randn(12, 3) * 10)
-    units = torch.rand(12, 52)
-    twice = torch.stack([turns, turns], 1), torch.stack([units, units], 1)
-    crops = torch.randint(256, (12, 3, 256, 256), dtype=torch.uint8)
-    frames = RealFrames(crops, turns, units, torch.zeros(12, 5, 2), torch.arange(12), *twice, tuple("abcdefghijkl"))
-    save_frames(tmp_path / "frames.npz", frames)
-    rows = ("labels alone", "pairs and swaps alone")
-    monkeypatch.setattr(ablation, "HEADS_ROWS", {name: ablation.HEADS_ROWS[name] for name in rows})
-    ablation.main([str(part) for part in [*small, "--heads", heads, "--frames", tmp_path / "frames.npz"]])
-    table = json.loads((tmp_path / "out" / "heads.json").read_text())
-    assert [row["row"] for row in table] == ["untrained", *rows] and all(-1 <= row["jaw"] <= 1 for row in table)
-    logged = [(tmp_path / "out" / name.replace(" ", "-") / "log.jsonl").read_text() for name in rows]
-    assert '"label"' in logged[0] and '"picture"' not in logged[0]
-    assert '"picture"' in logged[1] and not any(f'"{name}"' in logged[1] for name in ("label", "traits", "pose"))
-    for wrong in (["--heads", heads], ["--synthetic", heads, "--heads", heads, "--frames", tmp_path / "frames.npz"]):
-        with pytest.raises(SystemExit):
-            ablation.main([str(part) for part in [*small, *wrong]])
-
-
-def test_comparison_of_sizes_and_formulas(parts, small, tmp_path):
-    files = {f"--{name}": parts / f"{name}.safetensors" for name in ("dsid", "base")}
-    files |= {"--judge": tmp_path / "judge.safetensors", "--synthetic": parts / "faces", "--pictures": 3}
-    compare_meaf.main([str(part) for part in [*small, *(part for pair in files.items() for part in pair)]])
+    given = {
+        **{name: parts / f"{name}.safetensors" for name in ("dsid", "base")}, "judge": tmp_path / "judge.safetensors",
+        "heads": parts / "heads", "test": parts / "test", "out": tmp_path / "out", "steps": 2, "batch-size": 4, "threads": 1,
+        "pictures": 3,
+    }  # fmt: skip
+    command = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    compare_meaf.main(command)
     table = {row.pop("row"): row for row in json.loads((tmp_path / "out" / "sizes.json").read_text())}
     assert list(table) == [*compare_meaf.ROWS, "base alone"]
     light, control, full = (table[name] for name in ("light", "control", "full"))
     for figure in ("weights, millions", "MiB kept for backward", "MiB of weights, gradients, optimizer"):
         assert light[figure] < control[figure] < full[figure]
     assert table["base alone"]["ms per drawing step"] > 0 and light["s per training step"] > 0
-    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "cache").iterdir()} == {"codes", "latents"}
+    kept = {"-".join(path.name.split("-")[:2]) for path in (tmp_path / "out" / "cache").iterdir()}
+    assert kept == {"head-latents", "head-identities", "head-semantics"}
+    with pytest.raises(SystemExit):
+        compare_meaf.main([*command, "--pictures", "50"])
+    assert "people for 50 requests; render more shards of the test split" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Two pictures each of four drawn people, captioned, and a folder of frames with one caption for all."""
-    root = tmp_path_factory.mktemp("photos")
+def photos(parts, tmp_path_factory):
+    """Three pictures each of four people, captioned, and a folder of frames with one caption for all."""
+    root, store = tmp_path_factory.mktemp("photos"), HeadStore(parts / "heads")
     for person in range(5):
-        frames = pixels(render(smooth_clip(3, torch.Generator().manual_seed(person), fps=2), 128).images)
+        frames = store.read("images", 3 * person + torch.arange(3)).numpy()
         for number, frame in enumerate(frames):
             path = root / ("clips/p4#film" if person == 4 else f"stills/p{person}") / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,13 +229,9 @@ def photos(tmp_path_factory):
     return root
 
 
-def pixels(images: torch.Tensor):
-    return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()
-
-
 def test_captioned_clips_and_stills(parts, photos, tmp_path):
     """Cross-identity rows have no target: they count in the picture losses and the prior alone."""
-    real = {"synthetic": "", "clips": str(photos / "clips"), "stills": str(photos / "stills")}
+    real = {"heads": "", "clips": str(photos / "clips"), "stills": str(photos / "stills")}
     path = train(settings(parts, tmp_path, **real, image_rows=4, without_target=0.5, log_every=1))
     before = load_meaf(path)
     assert all(p.isfinite().all() for p in before.parameters())
@@ -295,15 +250,10 @@ def test_captioned_clips_and_stills(parts, photos, tmp_path):
     assert follows[batch.has_target].all() and not follows.all(), "where there is a target, expression and pose are its own"
 
 
-@pytest.fixture(scope="module")
-def heads(tmp_path_factory):
-    return write_fake_heads(tmp_path_factory.mktemp("heads"))
-
-
 @pytest.mark.parametrize("with_identity", [True, False], ids=["identity by a DSID", "no DSID"])
-def test_semantics_by_arkits_numbers_on_rendered_heads(parts, heads, tmp_path, with_identity):
+def test_semantics_by_arkits_numbers(parts, tmp_path, with_identity):
     """Expression and pose read the public code arkit52, which the nodes make of landmarks; resumed, they go on alike."""
-    how = {"synthetic": "", "heads": str(heads), "semantics": "arkit52", "save_every": 2, "log_every": 1}
+    how = {"semantics": "arkit52", "save_every": 2, "log_every": 1}
     how |= {} if with_identity else {"dsid": ""}
     path = train(settings(parts, tmp_path, **how))
     config, straight = load_meaf(path).config, weights(path)
@@ -321,19 +271,18 @@ def test_semantics_by_arkits_numbers_on_rendered_heads(parts, heads, tmp_path, w
     assert all(torch.equal(straight[name], again[name]) for name in straight)
 
 
-def test_semantics_by_the_dsid_on_rendered_heads(parts, heads, tmp_path):
+def test_semantics_by_the_dsid(parts, tmp_path):
     """Expression and pose are what the DSID reads in pictures of other people who play the same, or of the target; identity in
     another picture of the person; so the MEAF reads the DSID's own codes. Resumed, a run goes on alike."""
-    how = {"synthetic": "", "heads": str(heads), "save_every": 2}
-    asked = settings(parts, tmp_path, **how)
+    asked = settings(parts, tmp_path, save_every=2)
     dsid, base = load_dsid(parts / "dsid.safetensors").float(), load_base(asked.base, torch.device("cpu"))
     targets = HeadTargets(asked.heads, tmp_path, dsid, base, labelled=False, say=lambda text: None)
-    labels = targets.store.heads(torch.arange(256))
+    labels = targets.store.heads(torch.arange(len(targets.store)))
     read = read_codes(dsid, labels.images[:8], labels.images[:8])
     semantics = torch.cat([read["expression"], read["rotation"]], 1)
     for kept, made in ((targets.semantics, semantics), (targets.identities, read["identity"])):
         torch.testing.assert_close(torch.from_numpy(kept[:8]), made, atol=1e-4, rtol=1e-4)
-    targets.semantics = np.arange(256)[:, None].repeat(semantics.shape[1], 1)  # so that a code says whose it is
+    targets.semantics = np.arange(len(targets.store))[:, None].repeat(semantics.shape[1], 1)  # so that a code says whose it is
     targets.identities = targets.semantics
     batch = targets.sample(64, torch.Generator().manual_seed(0))
     target = torch.cdist(batch.images.flatten(1), labels.images.flatten(1)).argmin(1)
@@ -354,7 +303,7 @@ def test_semantics_by_the_dsid_on_rendered_heads(parts, heads, tmp_path):
 
 def test_semantics_by_labels_of_clips(parts, photos, tmp_path):
     """Frames with blendshapes and a pose teach the streams; where a label is missing they rest."""
-    real = {"synthetic": "", "dsid": "", "semantics": "arkit52", "clips": str(tmp_path / "clips")}
+    real = {"heads": "", "dsid": "", "semantics": "arkit52", "clips": str(tmp_path / "clips")}
     shutil.copytree(photos / "clips", tmp_path / "clips")
     with pytest.raises(ValueError, match="none of the clips and pictures has blendshapes beside it"):
         train(settings(parts, tmp_path / "without", **real))
@@ -374,9 +323,9 @@ def test_semantics_by_labels_of_clips(parts, photos, tmp_path):
     ("changes", "sentence"),
     [
         ({"dsid": ""}, "name the DSID whose codes"),
-        ({"semantics": "arkit52"}, "drawn faces have no ARKit numbers"),
-        ({"synthetic": "", "heads": "heads", "semantics": "arkit52", "image_rows": 2}, "leave --image-rows out"),
-        ({"heads": "heads"}, "give one of --synthetic, --heads, or --clips and --stills"),
+        ({"semantics": "arkit52", "image_rows": 2}, "leave --image-rows out"),
+        ({"heads": ""}, "give either --heads, or --clips and --stills"),
+        ({"stills": "photos"}, "give either --heads, or --clips and --stills"),
     ],
 )
 def test_semantics_that_the_data_cannot_have_are_refused(parts, tmp_path, changes, sentence):
@@ -389,8 +338,8 @@ def test_faces_without_any_caption_are_refused(parts, photos, tmp_path):
     for number in range(2):
         (tmp_path / f"p0#film/{number}.png").write_bytes((photos / f"stills/p0/{number}.png").read_bytes())
     with pytest.raises(ValueError, match=r"has a caption; put name\.txt beside"):
-        train(settings(parts, tmp_path / "out", synthetic="", clips=str(tmp_path)))
-    with pytest.raises(ValueError, match="give one of --synthetic, --heads, or --clips"):
+        train(settings(parts, tmp_path / "out", heads="", clips=str(tmp_path)))
+    with pytest.raises(ValueError, match="give either --heads, or --clips"):
         settings(parts, tmp_path, clips=str(tmp_path))
 
 

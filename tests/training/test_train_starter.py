@@ -1,4 +1,4 @@
-"""The starter's trainer on a few drawn pictures: both parts, resume, a folder of captioned pictures, what is refused."""
+"""The starter's trainer on a few rendered heads: both parts, resume, a folder of captioned pictures, what is refused."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepexpo_models.data.synthetic import shards
+from deepexpo_models.data.heads.shards import HeadStore
 from deepexpo_models.pipeline.base import starter_base
 from deepexpo_models.starter.diffusers_host import decode, encode, load_starter
 from deepexpo_models.training import train_starter
@@ -18,36 +18,30 @@ from deepexpo_models.training.starter import data as starter_data
 from deepexpo_models.training.starter.steps import principal_components
 from deepexpo_models.training.train_starter import StarterSettings, VAEStep, train
 from deepexpo_models.weights import load_tensors
-from fake_heads import write_fake_heads
+from fake_heads import small_shards, write_fake_heads
 
 QUICK = {"batch_size": 2, "warmup": 1, "threads": 1, "sample_every": 2, "log_every": 1, "ema": 0.5}
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    """One small shard: the same code draws and reads it as the real ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "GROUPS_PER_SHARD", 1)
-        folder = tmp_path_factory.mktemp("faces")
-        shards.write_shard(folder, 0)
-    return folder
+def heads(tmp_path_factory) -> Path:
+    """One small shard."""
+    with small_shards():
+        yield write_fake_heads(tmp_path_factory.mktemp("heads"), telling=True)
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Shards of one group; sample pictures of one prompt, in two steps."""
-    monkeypatch.setattr(shards, "SHARD", shards.PEOPLE * shards.FRAMES)
-    monkeypatch.setattr(starter_data.DrawnPictures, "shown", starter_data.DrawnPictures.shown[:1])
+def quick(monkeypatch):
+    """Sample pictures of one prompt, in two steps."""
+    monkeypatch.setattr(starter_data.HeadPictures, "shown", starter_data.HeadPictures.shown[:1])
     monkeypatch.setattr(train_starter, "sample", partial(train_starter.sample, steps=2))
 
 
 @pytest.fixture(scope="module")
-def vae(faces, tmp_path_factory) -> Path:
+def vae(heads, tmp_path_factory) -> Path:
     """The file that three steps of the VAE's training make."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "SHARD", shards.PEOPLE * shards.FRAMES)
-        out = tmp_path_factory.mktemp("vae")
-        return train(StarterSettings(part="vae", out=str(out), synthetic=str(faces), steps=3, crop=64, **QUICK))
+    out = tmp_path_factory.mktemp("vae")
+    return train(StarterSettings(part="vae", out=str(out), heads=str(heads), steps=3, crop=64, **QUICK))
 
 
 def settings(out: Path, **others) -> StarterSettings:
@@ -65,16 +59,16 @@ def test_vae_part_makes_a_starter_file(vae):
     assert len(log) == 3 and all(math.isfinite(line[name]) for line in log for name in names)
     assert (vae.parent / "samples").is_dir() and list((vae.parent / "samples").glob("vae-*2.png"))
     parts = load_starter(vae)
-    store = shards.ShardStore(json.loads((vae.parent / "settings.json").read_text())["settings"]["synthetic"])
+    store = HeadStore(json.loads((vae.parent / "settings.json").read_text())["settings"]["heads"])
     latents = encode(parts, store.images(torch.arange(len(store))))
     assert latents.shape == (len(store), 8, 16, 16) and decode(parts, latents[:1]).shape == (1, 3, 128, 128)
     assert parts.vae.encode(store.images(torch.arange(1))).latent_dist.logvar.unique().item() == -6, "the same noise everywhere"
 
 
-def test_vae_steps_lower_the_loss(vae, faces):
+def test_vae_steps_lower_the_loss(vae, heads):
     """On one batch, with the trainer's own optimizer: the step's terms are what a lower loss means."""
-    parts, data = load_starter(vae), starter_data.DrawnPictures(str(faces), 128)
-    images = data.images(torch.arange(2))[..., 32:64, 32:64]
+    parts, data = load_starter(vae), starter_data.HeadPictures(str(heads), 128)
+    images = data.images(torch.arange(2))[..., :32, :32]
     step = VAEStep(parts.vae, parts.vae, principal_components(images, 8, 8))
     optimizer = train_starter.Muon(*train_starter.split_parameters([parts.vae], train_starter.NO_MATRICES), 2e-3)
     found = []
@@ -87,33 +81,33 @@ def test_vae_steps_lower_the_loss(vae, faces):
     assert picture_after < 0.8 * picture and latent_after < 0.8 * latent and after > before
 
 
-def test_a_decoder_learns_on_and_the_latents_stay(vae, faces, tmp_path):
+def test_a_decoder_learns_on_and_the_latents_stay(vae, heads, tmp_path):
     """Also of a file whose U-Net is trained: nothing but the decoder changes."""
-    made = train(settings(tmp_path, part="decoder", synthetic=str(faces), vae=str(vae), steps=2, crop=64))
+    made = train(settings(tmp_path, part="decoder", heads=str(heads), vae=str(vae), steps=2, crop=64))
     (_, given), (_, one) = (load_tensors(path, "starter") for path in (vae, made))
     changed = {name for name in given if not torch.equal(one[name], given[name])}
     assert changed and all(name.startswith(("vae.decoder.", "vae.post_quant_conv.")) for name in changed)
     before, after = (load_starter(path) for path in (vae, made))
-    images = shards.ShardStore(faces).images(torch.arange(2))
+    images = HeadStore(heads).images(torch.arange(2))
     assert torch.equal(encode(before, images), encode(after, images))
     assert starter_base(before).vae_id == starter_base(after).vae_id, "kept latents serve both"
     after.vae.quant_conv.bias.data += 1
     assert starter_base(before).vae_id != starter_base(after).vae_id
 
 
-def test_a_resumed_vae_keeps_its_latents(faces, tmp_path, monkeypatch):
+def test_a_resumed_vae_keeps_its_latents(heads, tmp_path, monkeypatch):
     """Also where pictures have come since the run began, whose principal components are others."""
     others = [torch.nn.Conv2d(3, 8, 8, stride=8).requires_grad_(False) for _ in range(2)]
     first = others[0].weight.clone()
     for steps, components in enumerate(others, 1):
         monkeypatch.setattr(train_starter, "_components", lambda *_, found=components: found)
-        train(settings(tmp_path, part="vae", synthetic=str(faces), steps=steps, crop=32, sample_every=0))
+        train(settings(tmp_path, part="vae", heads=str(heads), steps=steps, crop=32, sample_every=0))
     assert torch.equal(others[1].weight, first)
 
 
-def test_text2image_resumes_bit_equal(vae, faces, tmp_path):
+def test_text2image_resumes_bit_equal(vae, heads, tmp_path):
     """Two and two steps make the file that four make; the VAE in it is the one given."""
-    common = {"part": "text2image", "synthetic": str(faces), "vae": str(vae), "schedule": "constant"}
+    common = {"part": "text2image", "heads": str(heads), "vae": str(vae), "schedule": "constant", "factor_drop": 1.0}
     whole = train(settings(tmp_path / "whole", steps=4, **common))
     train(settings(tmp_path / "halves", steps=2, **common))
     halves = train(settings(tmp_path / "halves", steps=4, **common))
@@ -126,16 +120,16 @@ def test_text2image_resumes_bit_equal(vae, faces, tmp_path):
     assert all(math.isfinite(line["held_out"]) for line in log if "held_out" in line)
     assert len(list((tmp_path / "whole" / "samples").glob("text2image-*.png"))) == 2
     (cached,) = (tmp_path / "whole").glob("latents-*.npy")
-    latents = encode(load_starter(vae), shards.ShardStore(faces).images(torch.arange(3)))
+    latents = encode(load_starter(vae), HeadStore(heads).images(torch.arange(3)))
     assert np.abs(np.load(cached)[:3] - latents.numpy()).max() < 5e-3
 
 
-def test_held_out_pictures_are_never_trained_on(vae, faces, tmp_path, monkeypatch):
+def test_held_out_pictures_are_never_trained_on(vae, heads, tmp_path, monkeypatch):
     seen = set()
     read = train_starter._read
     monkeypatch.setattr(train_starter, "held_out_errors", lambda *_: {})
     monkeypatch.setattr(train_starter, "_read", lambda latents, rows: (seen.update(rows.tolist()), read(latents, rows))[1])
-    train(settings(tmp_path, part="text2image", synthetic=str(faces), vae=str(vae), steps=1, batch_size=64, sample_every=0))
+    train(settings(tmp_path, part="text2image", heads=str(heads), vae=str(vae), steps=1, batch_size=64, sample_every=0))
     assert seen and seen <= set(range(28))  # of 32; an eighth is held out
 
 
@@ -172,20 +166,20 @@ def test_pictures_without_captions_are_refused(tmp_path):
         starter_data.CaptionedPictures(str(tmp_path), 128, lambda _: None)
 
 
-def test_drawn_faces_of_another_size_are_refused(faces):
-    with pytest.raises(ValueError, match="holds faces of 128 pixels, the starter makes 64"):
-        starter_data.DrawnPictures(str(faces), 64)
+def test_heads_of_another_size_are_refused(heads):
+    with pytest.raises(ValueError, match="holds heads of 128 pixels, the starter makes 64"):
+        starter_data.HeadPictures(str(heads), 64)
 
 
 @pytest.mark.parametrize(
     "others, sentence",
-    [(["--part", "vae"], "give either --synthetic, --heads or --stills"),
-     (["--part", "vae", "--synthetic", "x", "--stills", "y"], "give either --synthetic, --heads or --stills"),
-     (["--part", "text2image", "--synthetic", "x"], "text2image needs --vae"),
-     (["--part", "decoder", "--synthetic", "x"], "decoder needs --vae"),
-     (["--part", "vae", "--synthetic", "x", "--crop", "60"], "crop is 60; it is a multiple of 8"),
-     (["--part", "vae", "--synthetic", "x", "--latent-channels", "200"], "latent_channels is 200; it lies from 1 to 192"),
-     (["--part", "unet", "--synthetic", "x"], "invalid choice")],
+    [(["--part", "vae"], "give either --heads or --stills"),
+     (["--part", "vae", "--heads", "x", "--stills", "y"], "give either --heads or --stills"),
+     (["--part", "text2image", "--heads", "x"], "text2image needs --vae"),
+     (["--part", "decoder", "--heads", "x"], "decoder needs --vae"),
+     (["--part", "vae", "--heads", "x", "--crop", "60"], "crop is 60; it is a multiple of 8"),
+     (["--part", "vae", "--heads", "x", "--latent-channels", "200"], "latent_channels is 200; it lies from 1 to 192"),
+     (["--part", "unet", "--heads", "x"], "invalid choice")],
 )  # fmt: skip
 def test_unusable_commands_are_one_sentence(others, sentence, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
@@ -202,21 +196,8 @@ def test_crops_stay_inside_on_the_grid_of_the_latents():
     assert train_starter._window(128, 0, generator) == (slice(0, 128), slice(0, 128))
 
 
-def test_the_vae_learns_from_rendered_heads_with_more_channels(tmp_path):
-    heads = write_fake_heads(tmp_path / "heads")
-    made = train(
-        StarterSettings(
-            part="vae",
-            out=str(tmp_path / "vae"),
-            heads=str(heads),
-            latent_channels=16,
-            steps=1,
-            crop=64,
-            batch_size=2,
-            threads=1,
-        )
-    )
-    parts = load_starter(made)
-    assert parts.config.latent_channels == 16 and "woman" in "".join(parts.config.merges).replace(" ", "").replace("</w>", "")
-    with pytest.raises(ValueError, match="holds heads of 128 pixels, the starter makes 64"):
-        starter_data.HeadPictures(str(heads), 64)
+def test_the_vae_has_as_many_channels_as_asked_and_its_captions_words(heads, tmp_path):
+    made = train(settings(tmp_path / "vae", part="vae", heads=str(heads), latent_channels=16, steps=1, crop=64, sample_every=0))
+    config = load_starter(made).config
+    assert config.latent_channels == 16 and config.name == starter_data.HeadPictures.starter
+    assert "woman" in "".join(config.merges).replace(" ", "").replace("</w>", "")

@@ -25,7 +25,7 @@ from deepexpo_models.evaluation.metrics import (
     top1,
     turned,
 )
-from deepexpo_models.evaluation.plots import bars_picture, leak_picture, lines_picture, panels_picture, sheet_picture
+from deepexpo_models.evaluation.plots import histograms_picture, lines_picture, sheet_picture
 from deepexpo_models.evaluation.tables import as_json, figure_table, markdown
 
 NAN = math.nan
@@ -217,19 +217,18 @@ def test_json_knows_no_nan():
 def test_pictures_are_written(tmp_path):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
-    leaks = {"identity": {"pose": 0.9, "light": -0.2}, "pose": {"pose": 1.0, "light": NAN}}
-    leak_picture(tmp_path / "in" / "leak.png", leaks, "t")
-    bars_picture(tmp_path / "bars.png", {"a": 0.5, "b": -0.2}, "t", "R2")
-    panels_picture(tmp_path / "panels.png", [{"row": "a", "x": 1.0, "y": -0.2}, {"row": "b", "x": 2.0, "y": 0.1}], "t")
-    lines_picture(tmp_path / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0]}, "t", ("x", "y"))
-    first = {name: tmp_path.joinpath(name).read_bytes() for name in ("in/leak.png", "bars.png", "panels.png", "lines.png")}
+    one, other = normal(50), normal(50, seed=1)
+    panels = {"jaw": {"a": one, "b": other}, "smile": {"a": other, "b": one}}
+    lines_picture(tmp_path / "in" / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0]}, "t", ("x", "y"))
+    histograms_picture(tmp_path / "histograms.png", panels, "t", 2)
+    first = {name: tmp_path.joinpath(name).read_bytes() for name in ("in/lines.png", "histograms.png")}
     for name in first:
         with image.open(tmp_path / name) as picture:
             assert len(picture.convert("RGB").getcolors(10**6)) > 10, f"{name} is blank"
-    leak_picture(tmp_path / "in" / "leak.png", {**leaks, "pose": {"pose": 0.1, "light": NAN}}, "t")
-    bars_picture(tmp_path / "bars.png", {"a": 0.5, "b": 0.2}, "t", "R2")
-    panels_picture(tmp_path / "panels.png", [{"row": "a", "x": 1.0, "y": -0.2}, {"row": "b", "x": 2.0, "y": 0.9}], "t")
-    lines_picture(tmp_path / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0.5]}, "t", ("x", "y"))
+    lines_picture(tmp_path / "in" / "lines.png", (0, 1), {"a": [0, 1], "b": [NAN, 0.5]}, "t", ("x", "y"))
+    histograms_picture(
+        tmp_path / "histograms.png", {"jaw": {"a": one, "b": 2 * other}, "smile": {"a": other, "b": one}}, "t", 2
+    )
     assert all(tmp_path.joinpath(name).read_bytes() != before for name, before in first.items()), "a number that changes shows"
 
 

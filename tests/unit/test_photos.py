@@ -1,4 +1,4 @@
-"""Judges of photographs and their table: with judges of the tests' own, and with a tiny CLIP and a tiny drawn judge."""
+"""Judges of photographs and their table: with judges of the tests' own, a tiny CLIP and a tiny judge of rendered heads."""
 
 import importlib.util
 import json
@@ -182,10 +182,10 @@ def test_a_missing_package_is_named(name, package, monkeypatch):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"needs a judge made by .*, but none was given; give it with --drawn-path"):
-        open_judge("drawn", JudgeFiles())
-    with pytest.raises(ValueError, match=r"drawn\.safetensors is not there"):
-        open_judge("drawn", JudgeFiles(drawn=tmp_path / "drawn.safetensors"))
+    with pytest.raises(ValueError, match=r"needs a judge made by .*, but none was given; give it with --rendered-path"):
+        open_judge("rendered", JudgeFiles())
+    with pytest.raises(ValueError, match=r"heads\.safetensors is not there"):
+        open_judge("rendered", JudgeFiles(rendered=tmp_path / "heads.safetensors"))
     with pytest.raises(ValueError, match="unknown judge 'arcface'; known: insightface, antelopev2, dlib, mediapipe"):
         open_judge("arcface", JudgeFiles())
 
@@ -223,16 +223,16 @@ def test_clip_judge(tmp_path):
         open_judge("clip", JudgeFiles(clip=tmp_path.parent))
 
 
-def test_drawn_judge_measures_pictures(tmp_path):
+def test_our_own_judge_measures_pictures(tmp_path):
     torch.manual_seed(0)
     tiny = Judge(JudgeConfig(64, 32, 32, (16, 16), (16, 16), 16))
     with torch.no_grad():
         tiny.readers["face"].head.bias.fill_(20)
     save_judge(tmp_path / "judge.safetensors", tiny)
-    judge = open_judge("drawn", JudgeFiles(drawn=tmp_path / "judge.safetensors"))
+    judge = open_judge("rendered", JudgeFiles(rendered=tmp_path / "judge.safetensors"))
     found = judge.measure(torch.rand(2, 3, 48, 48))
     assert {name: tuple(values.shape) for name, values in found.items()} == {
-        "identity": (2, 16), "pose": (2, 3), "blendshapes": (2, 11)
+        "identity": (2, 16), "pose": (2, 3), "blendshapes": (2, 12)
     }  # fmt: skip
     assert ((found["blendshapes"] >= 0) & (found["blendshapes"] <= 1)).all()
 

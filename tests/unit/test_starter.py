@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepexpo_models.data.synthetic.captions import CAPTION_WORDS
+from deepexpo_models.data.heads.captions import CAPTION_WORDS
 from deepexpo_models.meaf.sites import unet_sites
 from deepexpo_models.starter import (
     FILE_KIND,
@@ -78,7 +78,7 @@ def test_each_word_of_the_captions_is_one_token(tmp_path):
     reader = tokenizer(tmp_path, CONFIG.merges)
     ids = [reader(word).input_ids for word in CAPTION_WORDS]
     assert all(len(found) == 3 for found in ids) and len({found[1] for found in ids}) == len(CAPTION_WORDS) > 40
-    sentence = "a portrait of a person with long brown hair, smiling, blue striped background"
+    sentence = "a portrait of a young woman with long brown hair, smiling, blue striped background"
     assert len(reader(sentence).input_ids) == 2 + len(sentence.replace(",", " ,").split())
 
 

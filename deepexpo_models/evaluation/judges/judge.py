@@ -1,4 +1,4 @@
-"""A judge of pictures of one kind (`kinds.KINDS`): it measures what a picture shows, and knows its own error.
+"""The judge of rendered heads: it measures what a picture shows (`kinds.HEADS`), and knows its own error.
 
 It is never a training loss and shares no weights with DSID. `training.train_judge` makes it.
 """
@@ -13,20 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.synthetic.factors import Factor
 from ...dsid.alignment import similarity_from_pose, warp
 from ...dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
 from ...image import resize
 from ...layers import SpatialPool, Trunk
 from ...weights import build_module, load_tensors, save_tensors
-from .kinds import DRAWN, KINDS, Shown
+from .kinds import HEADS, RENDERED, Factor, Shown
 
 CHUNK = 32  # pictures judged at once
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Sizes in pixels and channels. Pictures of any size are resized to image_size. pictures: their kind, a key of KINDS."""
+    """Sizes in pixels and channels. Pictures of any size are resized to image_size. pictures: what they show, RENDERED."""
 
     image_size: int = 128
     scene_size: int = 64
@@ -34,16 +33,15 @@ class JudgeConfig:
     scene_channels: tuple[int, ...] = (40, 80, 128, 192)
     expression_channels: tuple[int, ...] = (40, 80, 128, 160)
     identity_width: int = 64
-    pictures: str = DRAWN
+    pictures: str = RENDERED
 
     @classmethod
     def from_dict(cls, config: dict) -> "JudgeConfig":
-        """Raises ValueError for other fields than these; files that name no kind are of drawn faces."""
-        config = {"pictures": DRAWN, **config}
+        """Raises ValueError for other fields than these, and for other pictures."""
         if config.keys() != {field.name for field in fields(cls)}:
             raise ValueError("its config is not that of a judge of this version; train it again")
-        if config["pictures"] not in tuple(KINDS):
-            raise ValueError(f"it judges {config['pictures']!r}, this version {' and '.join(KINDS)}; train it again")
+        if config["pictures"] != RENDERED:
+            raise ValueError(f"it judges {config['pictures']!r}, this version {RENDERED}; train it again")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
         return cls(**values)
 
@@ -76,16 +74,20 @@ class Judge(nn.Module):
     def __init__(self, config: JudgeConfig, operations=nn):
         super().__init__()
         self.config = config
-        self.kind = kind = KINDS[config.pictures]
         self.errors: dict = {}
         channels, side = config.scene_channels[-1], config.scene_size // 2 ** len(config.scene_channels)
-        widths = {"pose": 9, "identity": config.identity_width, "face": 1, "context": sum(len(f.choices) for f in kind.context)}
+        widths = {
+            "pose": 9,
+            "identity": config.identity_width,
+            "face": 1,
+            "context": sum(len(f.choices) for f in HEADS.context),
+        }
         self.scene = Trunk(config.scene_channels, 1, stem_stride=2, operations=operations)
         self.readers = nn.ModuleDict({name: Reader(channels, side, width, operations) for name, width in widths.items()})
-        self.looks = operations.Linear(config.identity_width, len(kind.looks))
+        self.looks = operations.Linear(config.identity_width, len(HEADS.looks))
         self.aligned = Trunk(config.expression_channels, 1, stem_stride=2, operations=operations)
         side = config.expression_size // 2 ** len(config.expression_channels)
-        self.expression = Reader(config.expression_channels[-1], side, len(kind.expression), operations)
+        self.expression = Reader(config.expression_channels[-1], side, len(HEADS.expression), operations)
 
     def read_scene(self, images: Tensor) -> dict[str, Tensor]:
         """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) and looks in shares of their ranges,
@@ -114,17 +116,17 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Judgement:
-        """images (B, 3, H, W) in [-1, 1], one head each, framed as in the pictures of its kind."""
+        """images (B, 3, H, W) in [-1, 1], one head each, framed as rendered ones."""
         images = resize(images.float(), self.config.image_size)
         scene = self.read_scene(images)
-        pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], self.kind.pose[3:])], dim=1)
+        pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], HEADS.pose[3:])], dim=1)
         return Judgement(
             face=scene["face"][:, 0].sigmoid(),
             identity=scene["identity"],
-            looks=from_share(scene["looks"], self.kind.looks),
-            expression=from_share(self.read_expression(images, pose), self.kind.expression),
+            looks=from_share(scene["looks"], HEADS.looks),
+            expression=from_share(self.read_expression(images, pose), HEADS.expression),
             pose=pose,
-            context=torch.stack([part.argmax(1).float() for part in by_factor(scene["context"], self.kind.context)], dim=1),
+            context=torch.stack([part.argmax(1).float() for part in by_factor(scene["context"], HEADS.context)], dim=1),
         )
 
 
@@ -163,20 +165,13 @@ def save_judge(path: Path, judge: Judge) -> None:
     save_tensors(path, "judge", tensors, name="judge", config=asdict(judge.config), **extra)
 
 
-def load_judge(path: Path, of: str = "") -> Judge:
-    """Read a judge, float32, in eval mode; of: the kind of pictures that it must judge, where given. Raises ValueError, in one
-    sentence, for any other or damaged file.
-    """
+def load_judge(path: Path) -> Judge:
+    """Read a judge, float32, in eval mode. Raises ValueError, in one sentence, for any other or damaged file."""
     header, tensors = load_tensors(path, "judge")
     try:
         config, errors = JudgeConfig.from_dict(header.config), json.loads(header.metadata.get("errors", "{}"))
     except ValueError as error:
         raise ValueError(f"{header.path.name} cannot be used: {error}") from error
-    if of and config.pictures != of:
-        raise ValueError(
-            f"{header.path.name} judges {config.pictures}, and {of} are to be judged; give a judge of theirs, or train one: "
-            f"python -m deepexpo_models.training.train_judge"
-        )
     judge = build_module(lambda layers: Judge(config, layers), nn, header, tensors).float()
     judge.errors = errors
     return judge

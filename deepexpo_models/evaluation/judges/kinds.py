@@ -1,4 +1,4 @@
-"""The kinds of pictures whose truth is known, and what a judge reads in each: drawn faces, rendered heads."""
+"""What a judge reads in a rendered head, and the truth of one."""
 
 from dataclasses import dataclass, fields
 
@@ -8,23 +8,34 @@ from torch import Tensor
 from ...data.heads.build import HAIRS
 from ...data.heads.people import HAIR_COLOURS, SHORT_HAIRS
 from ...data.heads.scenery import BACKGROUNDS, COLOURS, LIGHTS, PATTERNS
-from ...data.heads.shards import CONTEXT as HEAD_CONTEXT
-from ...data.heads.shards import Heads
-from ...data.synthetic import COLUMN, CONTEXT, EXPRESSION, IDENTITY, POSE, Scene
-from ...data.synthetic.captions import EXPRESSION_WORDS
-from ...data.synthetic.factors import Factor, choice
+from ...data.heads.shards import CONTEXT, Heads
 from ...dsid.alignment import place_of, similarity_from_points
 from ...dsid.rotation import matrix_to_euler
 from ..factors import FACTORS, MAIN, factors_of
 
 LARGEST_UNIT = 1.2  # of the looks; the others end at 1.1
 UNKNOWN = -1  # a class that is not to be seen, as the colour of no hair
+RENDERED = "rendered heads"  # as `weights.TRAINED_ON` names them
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A number in [low, high]; with choices, the index of one of them."""
+
+    name: str
+    low: float
+    high: float
+    choices: tuple[str, ...] = ()
+
+
+def choice(name: str, *choices: str) -> Factor:
+    return Factor(name, 0, len(choices) - 1, choices)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What B pictures show, in the units of their Kind: looks (B, L), expression (B, E), pose (B, 6), context (B, C): class
-    indices, float, UNKNOWN where there is none.
+    """What B pictures show, in the units of HEADS: looks (B, L), expression (B, E), pose (B, 6), context (B, C): class indices,
+    float, UNKNOWN where there is none.
     """
 
     looks: Tensor
@@ -41,9 +52,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Kind:
-    """Factors of a kind of pictures: looks, numbers that a person keeps; pose: yaw, pitch, roll in degrees, and x, y, log scale
-    of `dsid.alignment`; main: of the expression, what a face is read by before all; words: expression factor and bound, the
-    first beyond which names the face; flipped: what changes its sign in a mirror; groups: of people, by a factor of looks.
+    """What a judge reads: looks, numbers that a person keeps; pose: yaw, pitch, roll in degrees, and x, y, log scale of
+    `dsid.alignment`; context: what a caption names; main: of the expression, what a face is read by before all; words:
+    expression factor and bound, the first beyond which names the face; flipped: what changes its sign in a mirror; groups: of
+    people, by a factor of looks.
     """
 
     looks: tuple[Factor, ...]
@@ -68,50 +80,31 @@ def _by_sums(row: dict[str, int]) -> tuple[float, float]:
     return low, high
 
 
-DRAWN, RENDERED = "drawings", "rendered heads"  # as `weights.TRAINED_ON` names them
-KINDS = {
-    DRAWN: Kind(
-        looks=tuple(factor for factor in IDENTITY if not factor.choices),
-        expression=EXPRESSION,
-        pose=POSE,
-        context=CONTEXT,
-        main=("smile", "jaw_open", "brow_raise_left", "brow_raise_right", "blink_left", "blink_right"),
-        words=tuple((name, bound) for name, bound, _ in EXPRESSION_WORDS),
-        flipped=frozenset({"gaze_x", "yaw", "roll", "x"}),
-        groups=("skin", "skin_melanin", {"light": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "dark": (2 / 3, 1.01)}),
+HEADS = Kind(
+    looks=(Factor("male", 0, 1), Factor("age", 0, 2), Factor("beard", 0, 1)),
+    expression=tuple(Factor(name, *_by_sums(row)) for name, row in FACTORS.items()),
+    pose=(
+        Factor("yaw", -90.0, 90.0), Factor("pitch", -45.0, 45.0), Factor("roll", -50.0, 50.0),
+        Factor("x", -0.4, 0.4), Factor("y", -0.4, 0.4), Factor("log_scale", -0.7, 0.5),
     ),
-    RENDERED: Kind(
-        looks=(Factor("male", 0, 1), Factor("age", 0, 2), Factor("beard", 0, 1)),
-        expression=tuple(Factor(name, *_by_sums(row)) for name, row in FACTORS.items()),
-        pose=(
-            Factor("yaw", -90.0, 90.0), Factor("pitch", -45.0, 45.0), Factor("roll", -50.0, 50.0),
-            Factor("x", -0.4, 0.4), Factor("y", -0.4, 0.4), Factor("log_scale", -0.7, 0.5),
-        ),
-        context=(
-            choice("hair", "none", "short", "long"), choice("hair colour", *HAIR_COLOURS), choice("beard", "no", "yes"),
-            choice("glasses", "no", "clear", "dark"), choice("hat", "no", "yes"), choice("background", *BACKGROUNDS),
-            choice("background colour", *COLOURS), choice("clothes", *COLOURS), choice("pattern", *PATTERNS),
-            choice("light", *LIGHTS),
-        ),
-        main=MAIN,
-        words=(("jaw", 0.5), ("smile", 0.8), ("pucker", 0.5), ("blink", 1.4), ("brows down", 1.0), ("brows up", 1.5)),
-        flipped=frozenset({"wink", "gaze x", "yaw", "roll", "x"}),
-        groups=("sex", "male", {"female": (0.0, 0.5), "male": (0.5, 1.01)}),
+    context=(
+        choice("hair", "none", "short", "long"), choice("hair colour", *HAIR_COLOURS), choice("beard", "no", "yes"),
+        choice("glasses", "no", "clear", "dark"), choice("hat", "no", "yes"), choice("background", *BACKGROUNDS),
+        choice("background colour", *COLOURS), choice("clothes", *COLOURS), choice("pattern", *PATTERNS),
+        choice("light", *LIGHTS),
     ),
-}  # fmt: skip
+    main=MAIN,
+    words=(("jaw", 0.5), ("smile", 0.8), ("pucker", 0.5), ("blink", 1.4), ("brows down", 1.0), ("brows up", 1.5)),
+    flipped=frozenset({"wink", "gaze x", "yaw", "roll", "x"}),
+    groups=("sex", "male", {"female": (0.0, 0.5), "male": (0.5, 1.01)}),
+)  # fmt: skip
 LENGTHS = torch.tensor([1.0 if name in SHORT_HAIRS else 2.0 for name in HAIRS] + [0.0])  # place in HAIRS, none last -> "hair"
 BEARD = 0.5  # from which on captions name it
 
 
-def shown_in_scene(scene: Scene) -> Shown:
-    """The truth of drawn faces."""
-    columns = [COLUMN[factor.name][1] for factor in KINDS[DRAWN].looks]
-    return Shown(scene.identity[:, columns], scene.expression, scene.pose, scene.context)
-
-
 def shown_in_heads(heads: Heads) -> Shown:
     """The truth of rendered heads; sums of units in place of units."""
-    seen = {name: heads.context[:, column] for column, name in enumerate(HEAD_CONTEXT)}
+    seen = {name: heads.context[:, column] for column, name in enumerate(CONTEXT)}
     hair = LENGTHS[seen["hair"].long()]
     classes = {
         **seen,
@@ -122,10 +115,9 @@ def shown_in_heads(heads: Heads) -> Shown:
         "clothes": seen["cloth"],
     }
     _, place, scale = place_of(similarity_from_points(heads.five))
-    kind = KINDS[RENDERED]
     return Shown(
-        looks=torch.stack([seen[factor.name] for factor in kind.looks], 1),
+        looks=torch.stack([seen[factor.name] for factor in HEADS.looks], 1),
         expression=factors_of(heads.units),
         pose=torch.cat([matrix_to_euler(heads.rotation), place, scale], 1),
-        context=torch.stack([classes[factor.name] for factor in kind.context], 1),
+        context=torch.stack([classes[factor.name] for factor in HEADS.context], 1),
     )

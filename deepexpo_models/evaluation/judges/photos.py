@@ -32,7 +32,7 @@ from ...faces.find import open_detector
 from ...faces.landmarks import rotation_of
 from ...image import IMAGENET_MEAN, IMAGENET_STD, comfy_to_bgr, model_to_comfy, normalised, resize
 from .judge import judged, load_judge, to_share
-from .kinds import DRAWN, RENDERED
+from .kinds import HEADS
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 INCEPTION_FILE = "inception-2015-12-05.pt"  # the name that clean-fid looks for
@@ -56,7 +56,6 @@ class JudgeFiles:
     hsemotion: Path | None = None
     clip: Path | None = None
     inception: Path | None = None
-    drawn: Path | None = None
     rendered: Path | None = None
 
     def require(self, field: str, what: str) -> Path:
@@ -251,16 +250,16 @@ class InceptionJudge:
 
 
 class OwnJudge:
-    """Our own judge of drawn faces or of rendered heads (see `judge`): for a starter's pictures, no use on photographs."""
+    """Our own judge of rendered heads (see `judge`): for a starter's pictures, no use on photographs."""
 
-    def __init__(self, files: JudgeFiles, name: str, pictures: str):
-        self.name = name
-        path = files.require(name, "a judge made by deepexpo_models.training.train_judge")
-        self._judge = load_judge(path, pictures)
+    name = "rendered"
+
+    def __init__(self, files: JudgeFiles):
+        self._judge = load_judge(files.require(self.name, "a judge made by deepexpo_models.training.train_judge"))
 
     def measure(self, images: Tensor) -> dict[str, Tensor]:
         seen = judged(self._judge, images)
-        shapes = (to_share(seen.expression, self._judge.kind.expression) + 1) / 2
+        shapes = (to_share(seen.expression, HEADS.expression) + 1) / 2
         return {"identity": seen.identity, "pose": seen.pose[:, :3], "blendshapes": shapes}
 
 
@@ -310,6 +309,5 @@ JUDGES: dict[str, Callable[[JudgeFiles], PhotoJudge]] = {
     "hsemotion": HSEmotionJudge,
     "clip": CLIPJudge,
     "inception": InceptionJudge,
-    "drawn": partial(OwnJudge, name="drawn", pictures=DRAWN),
-    "rendered": partial(OwnJudge, name="rendered", pictures=RENDERED),
+    "rendered": OwnJudge,
 }

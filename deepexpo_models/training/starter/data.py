@@ -1,4 +1,4 @@
-"""Pictures and sentences that the starter learns from: drawn faces, rendered heads, or a folder of pictures with captions."""
+"""Pictures and sentences that the starter learns from: rendered heads, or a folder of pictures with captions."""
 
 import re
 from collections import Counter
@@ -13,8 +13,6 @@ from ...data.clips.stills import index_stills
 from ...data.heads import captions as head_captions
 from ...data.heads.regions import face_of, region_of
 from ...data.heads.shards import HeadStore
-from ...data.synthetic import CAPTION_WORDS, captions
-from ...data.synthetic.shards import Frames, ShardStore
 from ...image import bytes_to_model
 from ...starter.factors import true_factors
 
@@ -22,49 +20,20 @@ KNOWN_WORDS = 1500  # of a folder's captions, the most frequent ones, get a toke
 SHOWN = 4  # prompts in the sample pictures
 
 
-class DrawnPictures:
-    """Shards of drawn faces; their captions are made anew each time. Raises ValueError for faces of another size."""
+@dataclass(frozen=True)
+class Frames:
+    """images (B, 3, S, S) in [-1, 1]; region of eyes, brows and mouth, and face (B, 1, S, S) in [0, 1]: zeros and ones where
+    nothing is known."""
 
-    starter = "starter"  # name of what learns from them
-    words = CAPTION_WORDS
-    shown = (
-        "a portrait of a person, red striped background, blue clothes, wearing a hat",
-        "a person, yellow background, green clothes, wearing glasses",
-        "a portrait of a person with long blond hair, smiling, purple dotted background, white clothes",
-        "a drawing of a person with black hair, with an open mouth, grey checkered background, orange clothes, wearing a scarf",
-    )
-
-    def __init__(self, folder: str, size: int):
-        self.store = ShardStore(folder)
-        if self.store.size != size:
-            raise ValueError(
-                f"{folder} holds faces of {self.store.size} pixels, the starter makes {size}; "
-                f"draw some with python -m deepexpo_models.data.draw --size {size}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def worth_drawing(self) -> Tensor:
-        """Rows (M,) of the pictures that a base shall learn to draw."""
-        return torch.arange(len(self))
-
-    def images(self, rows: Tensor) -> Tensor:
-        """rows (B,) -> (B, 3, S, S) in [-1, 1]."""
-        return self.store.images(rows)
-
-    def frames(self, rows: Tensor) -> Frames:
-        """rows (B,) -> pictures with the region of eyes, brows and mouth, and the face."""
-        return self.store.frames(rows)
-
-    def captions(self, rows: Tensor, generator: Generator) -> list[str]:
-        return captions(self.store.scene(rows), generator)
+    images: Tensor
+    region: Tensor
+    face: Tensor
 
 
 class HeadPictures:
-    """Shards of rendered heads. Raises ValueError for heads of another size."""
+    """Shards of rendered heads; their captions are made anew each time. Raises ValueError for heads of another size."""
 
-    starter = "heads"
+    starter = "heads"  # name of what learns from them
     words = head_captions.CAPTION_WORDS
     shown = (
         "a photo of a young woman with long brown hair, smiling, red wall behind, blue clothes",
@@ -100,22 +69,13 @@ class HeadPictures:
         """rows (B,) -> their true factors, see `starter.factors`."""
         return true_factors(self.store.heads(rows))
 
-    def frames(self, rows: Tensor) -> "PlainFrames":
+    def frames(self, rows: Tensor) -> Frames:
         heads = self.store.heads(rows)
         size = self.store.size
-        return PlainFrames(heads.images, region_of(heads.five, size), face_of(heads.surface, size))
+        return Frames(heads.images, region_of(heads.five, size), face_of(heads.surface, size))
 
     def captions(self, rows: Tensor, generator: Generator) -> list[str]:
         return head_captions.captions(self.store.heads(rows), generator)
-
-
-@dataclass(frozen=True)
-class PlainFrames:
-    """images (B, 3, S, S) in [-1, 1]; region, face (B, 1, S, S) in [0, 1]: zeros and ones where nothing is known."""
-
-    images: Tensor
-    region: Tensor
-    face: Tensor
 
 
 class CaptionedPictures:
@@ -151,9 +111,9 @@ class CaptionedPictures:
         frames = [square_frame(read_picture(self.paths[row]), self.size) for row in rows.tolist()]
         return bytes_to_model(torch.stack(frames))
 
-    def frames(self, rows: Tensor) -> PlainFrames:
+    def frames(self, rows: Tensor) -> Frames:
         images = self.images(rows)
-        return PlainFrames(images, torch.zeros_like(images[:, :1]), torch.ones_like(images[:, :1]))
+        return Frames(images, torch.zeros_like(images[:, :1]), torch.ones_like(images[:, :1]))
 
     def captions(self, rows: Tensor, generator: Generator) -> list[str]:
         return [self.sentences[row] for row in rows.tolist()]
