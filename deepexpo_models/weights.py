@@ -27,7 +27,7 @@ FORMAT = "1"
 METADATA = ("kind", "name", "base", "config", "sha256")
 LONGEST_SHOWN = 100  # letters of a tensor's name
 LONGEST_NAME = 200  # letters; errors show it
-TRAINED_ON = ("drawings", "rendered heads", "photographs")  # kinds of pictures, as the metadata's `trained_on` lists them
+TRAINED_ON = ("rendered heads", "photographs")  # kinds of pictures, as the metadata's `trained_on` lists them
 KINDS = {  # kind -> the node that takes it
     "dsid": "Load DSID",
     "meaf": "Load MEAF",
@@ -61,14 +61,14 @@ class Header:
         return tuple(kind for kind in TRAINED_ON if kind in said)
 
 
-def kinds_of_pictures(drawings: str, heads: str, photographs: str, *earlier: tuple[str, ...]) -> tuple[str, ...]:
+def kinds_of_pictures(heads: str, photographs: str, *earlier: tuple[str, ...]) -> tuple[str, ...]:
     """Of TRAINED_ON: the folders that a training was given, "" for none, and what the weights that it began with knew."""
-    given = zip(TRAINED_ON, (drawings, heads, photographs))
+    given = zip(TRAINED_ON, (heads, photographs))
     return tuple(kind for kind, folder in given if folder or any(kind in kinds for kinds in earlier))
 
 
 def trained_on_words(kinds: tuple[str, ...]) -> str:
-    """("drawings",) -> "trained on drawings"."""
+    """("rendered heads",) -> "trained on rendered heads"."""
     return f"trained on {' and '.join(kinds)}" if kinds else "whose file does not say what it was trained on"
 
 
