@@ -17,9 +17,8 @@ from ..data.heads.regions import face_of
 from ..data.heads.shards import FRAMES, PEOPLE, HeadStore
 from ..dsid import DSID, load_dsid
 from ..dsid.rotation import geodesic_angle, matrix_to_euler, rotation_to_matrix
-from .dsid_report import picture_figures
 from .factors import FACTORS, factors_of
-from .metrics import psnr
+from .metrics import psnr, ssim
 from .real_faces import correlation, ridge
 from .tables import write_table
 
@@ -67,7 +66,7 @@ def _rotation(found: Tensor, true: Tensor) -> dict[str, float]:
 
 def drawn(model: DSID, store: HeadStore, count: int = TRIPLES) -> dict[str, dict[str, float]]:
     """Where the person was seen (in the clip that the true picture is from, so in its light, or in the other one) ->
-    `dsid_report.picture_figures` of `count` triples; beside them the person's other picture as it is."""
+    `picture_figures` of `count` triples; beside them the person's other picture as it is."""
     figures = {}
     for place, share in (("same clip", 1.0), ("other clip", 0.0)):
         roles = store.sample_roles(count, torch.Generator().manual_seed(11), share)
@@ -82,6 +81,30 @@ def drawn(model: DSID, store: HeadStore, count: int = TRIPLES) -> dict[str, dict
             "PSNR of the source as it is": psnr(source, true, face),
         }
     return figures
+
+
+@torch.no_grad()
+def picture_figures(
+    dsid: DSID, source: Tensor, target: Tensor, expression: Tensor, pose: Tensor, face: Tensor
+) -> dict[str, float]:
+    """PSNR and SSIM within the face (N, 1, S, S) of the generator's pictures against the true ones `target` (N, 3, S, S): self
+    (all codes from the person's own pictures, the identity from `source`) and swap (identity, expression and pose from three
+    people).
+    """
+    identity = dsid.encode_identity(source)
+    own, lent, posed = (dsid.encode_semantics(images) for images in (target, expression, pose))
+    made = {
+        "self": dsid.reenact(identity, **own),
+        "swap": dsid.reenact(identity, **{**posed, "expression": lent["expression"]}),
+    }
+    return {
+        f"{metric} {name}": function(picture)
+        for name, picture in made.items()
+        for metric, function in (
+            ("PSNR", lambda x: psnr(x, target, face)),
+            ("SSIM", lambda x: ssim(x * face, target * face)),
+        )
+    }
 
 
 def nearest(codes: Tensor, person: Tensor) -> dict[str, float]:
