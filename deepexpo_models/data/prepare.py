@@ -38,7 +38,6 @@ from .clips.labels import PARTS, UNKNOWN
 from .clips.landmark_labels import LANDMARKS, Detect, read_label, save_landmarks
 from .clips.read import Unreadable, read_picture
 from .clips.stills import index_stills
-from .synthetic import EXPRESSION
 
 EVERY = 5  # a detector looks at every fifth frame
 STAYS = 0.2  # box sides that a head may move for one crop to serve the whole clip
@@ -255,11 +254,9 @@ def _label(clip: Clip, number: int, found: np.ndarray | None, transform: CropTra
     told = clip.labels.get(number, UNKNOWN)
     points = points_in_crop(np.reshape(told[:10], (5, 2)) if found is None else found, transform)
     label = {"points": points.round(2).tolist(), "pose": list(told[10:13])}
-    _, _, factors, units = np.split(np.asarray(told), np.cumsum(PARTS)[:-1])
-    named = {"blendshapes": zip(ARKIT52, units), "expression": zip((factor.name for factor in EXPRESSION), factors)}
-    finite = {kind: {name: float(value) for name, value in pairs if np.isfinite(value)} for kind, pairs in named.items()}
+    units = {name: value for name, value in zip(ARKIT52, told[EXPRESSIONS:]) if isfinite(value)}
     known = {name: values for name, values in label.items() if np.isfinite(values).all()}
-    return known | next(({kind: values} for kind, values in finite.items() if values), {})
+    return known | ({"blendshapes": units} if units else {})
 
 
 def _floats(frame: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""The film studio that drawn and rendered faces are made in: PEOPLE people play the same FRAMES expressions and, in another
+"""The film studio that rendered heads are made in: PEOPLE people play the same FRAMES expressions and, in another
 order, the same poses:
 
     person m, frame f:  expression e[f],  pose p[(f + m) % FRAMES]
@@ -7,13 +7,13 @@ so for every frame there are, of other people, one picture with its expression a
 triples). The first half of a person's frames is one clip, one place and light; the rest another.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 PEOPLE, FRAMES = 4, 8
+GROUP = PEOPLE * FRAMES  # pictures
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,17 @@ class Roles:
     pose: Tensor
 
 
-def sample_roles(
-    groups: int,
-    count: int,
-    generator: Generator,
-    same_clip: float = 0.5,
-    wanted: Callable[[Tensor], Tensor] = lambda rows: torch.ones_like(rows, dtype=torch.bool),
-) -> Roles:
-    """Roles for count targets of different groups (as far as there are that many), source from the target's own clip with
-    chance same_clip, else from the person's other clip. wanted: rows (N,) -> (N,) bool, of which targets are taken unless
-    their group has none.
+def sample_roles(rows: Tensor, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
+    """Roles for count targets, all of rows (M,), M > 0, of different groups (as far as there are that many); source from the
+    target's own clip with chance same_clip, else from the person's other clip.
     """
-    group = torch.randperm(groups, generator=generator)[:count]
+    wanted = torch.zeros(int(rows.max()) // GROUP + 1, GROUP, dtype=torch.bool)
+    wanted.view(-1)[rows] = True
+    groups = wanted.any(1).nonzero()[:, 0]
+    group = groups[torch.randperm(len(groups), generator=generator)[:count]]
     group = group.repeat(count // len(group) + 1)[:count]
-    lots = torch.rand(count, PEOPLE * FRAMES, generator=generator)
-    rows = group[:, None] * PEOPLE * FRAMES + torch.arange(PEOPLE * FRAMES)
-    drawn = (lots + wanted(rows.flatten()).unflatten(0, rows.shape)).argmax(1)
-    person, frame = drawn // FRAMES, drawn % FRAMES
+    chosen = (torch.rand(count, GROUP, generator=generator) + wanted[group]).argmax(1)
+    person, frame = chosen // FRAMES, chosen % FRAMES
     half = FRAMES // 2
     same = torch.rand(count, generator=generator) < same_clip
     clip = torch.where(same, frame // half, 1 - frame // half)

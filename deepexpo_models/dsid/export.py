@@ -1,6 +1,6 @@
 """A DSID's encoders as ONNX files, for use outside torch:
 
-    python -m deepexpo_models.dsid.export weights/starter-dsid.safetensors --out encoders
+    python -m deepexpo_models.dsid.export weights/photo-dsid.safetensors --out encoders
 
 writes identity_encoder.onnx and semantic_encoder.onnx: float32, opset 20, any batch. Input `images` (B, 3, S, S) RGB face
 crops in [-1, 1]; outputs as `IdentityEncoder` and `SemanticEncoder` name them. Needs the packages onnx and onnxscript.

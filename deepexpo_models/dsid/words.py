@@ -10,7 +10,7 @@ AT_REST = 0.1  # a number below is not worth a word
 
 
 def identity_line(identity: Identity, pictures: int) -> str:
-    """As: 1 identity from 3 pictures, by DSID 'starter' (1a2b3c4d), with the face's shape."""
+    """As: 1 identity from 3 pictures, by DSID 'photo' (1a2b3c4d), with the face's shape."""
     shape = "" if identity.face_shape is None else ", with the face's shape"
     people, photos = _count(len(identity.embedding), "identity", "identities"), _count(pictures, "picture")
     return f"{people} from {photos}, by {identity.encoder}{shape}"

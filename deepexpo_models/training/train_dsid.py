@@ -1,4 +1,4 @@
-"""Train DSID: python -m deepexpo_models.training.train_dsid --out runs/dsid --synthetic FACES, --heads HEADS or --clips FOLDER
+"""Train DSID: python -m deepexpo_models.training.train_dsid --out runs/dsid --heads HEADS or --clips FOLDER
 
 Phases: pictures and codes from the start; after `critic_from` of the steps a critic joins; the penalties and
 the cycle rise between `ramp` shares of the run, because from the first step they would switch the codes off.
@@ -15,7 +15,7 @@ from ..dsid import CONFIGS, DSID, Discriminator, DSIDConfig, encoder_id, load_ds
 from ..dsid.losses import EncoderPerceptual, Perceptual, gradient_penalty, hinge_critic, hinge_generator
 from ..dsid.readout import ReadOut
 from ..weights import kinds_of_pictures
-from .dsid.batches import Batch, DrawnFaces
+from .dsid.batches import Batch
 from .dsid.heads import RenderedHeads
 from .dsid.meters import meters, unlabelled
 from .dsid.step import DSIDStep, Switches
@@ -34,9 +34,8 @@ class DSIDSettings(RunSettings):
     """Training of DSID."""
 
     lr: float = option(2e-3, "learning rate after the warm-up")
-    config: str = option("starter", "sizes", choices=tuple(CONFIGS), fixed=True)
+    config: str = option("photo-generator", "sizes", choices=tuple(CONFIGS), fixed=True)
     name: str = option("dsid", "name in the released file")
-    synthetic: str = option("", "folder of drawn faces (deepexpo_models.data.draw)")
     heads: str = option("", "folder of rendered heads (deepexpo_models.data.heads.generate)")
     test: str = option("", "rendered heads: folder of held-out people, for the reports; without it there are none")
     clips: str = option("", "folder of clips or frame folders, prepared by deepexpo_models.data.prepare or as they are")
@@ -46,10 +45,10 @@ class DSIDSettings(RunSettings):
     augment: float = option(1.0, "strength of the augmentation of the encoders' inputs; 0: none")
     freeze: bool = option(False, "keep the encoders of --init: only the generator learns")
     align: bool = option(True, "read expression from the aligned crop")
-    triples: bool = option(True, "drawn, rendered: expression and pose lent by other people; off: plain pairs as in clips")
+    triples: bool = option(True, "rendered heads: expression and pose lent by other people; off: pairs as clips have them")
     labels: bool = option(True, "rendered heads: show their labels; off: as clips that nobody has labelled")
-    teacher: float = option(0.0, "clips: share of steps that a batch of drawn triples (--synthetic) teaches the split")
-    same_clip: float = option(0.5, "share of pairs within one clip")
+    plain: bool = option(False, "rendered heads: show targets on grey, for no code holds a background")
+    same_clip: float = option(0.5, "rendered heads: share of pairs within one clip")
     region_weight: float = option(8.0, "extra weight of eyes, brows and mouth")
     generated: int = option(16, "rows of a batch that the generator draws; 0: the encoders learn from labels and contrasts")
     vgg: str = option("", "safetensors file of torchvision's vgg19, for the perceptual loss")
@@ -60,8 +59,8 @@ class DSIDSettings(RunSettings):
     w_perceptual: float = option(10.0, "weight of the perceptual loss")
     w_identity: float = option(0.2, "weight of the identity's InfoNCE")
     w_expression: float = option(0.3, "weight of the expression's InfoNCE between people who play the same face")
-    w_label: float = option(2.0, "weight of expression labels, where there are any: drawn factors, blendshapes")
-    w_traits: float = option(1.0, "weight of labels of the person, where there are any: drawn factors")
+    w_label: float = option(2.0, "weight of expression labels, where there are any: ARKit's units, gaze")
+    w_traits: float = option(1.0, "rendered heads: weight of labels of the person")
     w_pose: float = option(1.0, "weight of the pose labels")
     w_equivariance: float = option(0.2, "weight of the in-plane equivariance")
     w_pair: float = option(0.2, "weight of the correlation between identity and semantics")
@@ -73,10 +72,12 @@ class DSIDSettings(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.synthetic or self.heads or self.clips or self.stills):
-            raise ValueError("there is nothing to train on; give --synthetic, --heads, --clips or --stills")
-        if self.heads and (self.synthetic or self.clips or self.stills):
-            raise ValueError("--heads is trained on alone; leave out --synthetic, --clips and --stills")
+        if not (self.heads or self.clips or self.stills):
+            raise ValueError("there is nothing to train on; give --heads, --clips or --stills")
+        if self.heads and (self.clips or self.stills):
+            raise ValueError("--heads is trained on alone; leave out --clips and --stills")
+        if self.plain and not self.heads:
+            raise ValueError("--plain shows rendered heads on grey; give their folder as --heads, or leave it out")
         if self.vgg and self.perceptual_from:
             raise ValueError("--vgg and --perceptual-from both measure the perceptual loss; give one of them")
         if self.freeze and not self.generated:
@@ -137,7 +138,7 @@ def train(settings: DSIDSettings) -> Path | None:
             released = copy.deepcopy(model).half()
             released.readout = _readout(settings, model, data, probes)
             photographs = settings.clips or settings.stills
-            released.trained_on = kinds_of_pictures(settings.synthetic, settings.heads, photographs, model.trained_on)
+            released.trained_on = kinds_of_pictures(settings.heads, photographs, model.trained_on)
             save_dsid(path, released, model.encoder if settings.freeze else encoder_id(settings.name, released))
     return path
 
@@ -193,14 +194,12 @@ def _switches(settings: DSIDSettings) -> Switches:
 
 
 def _data(settings: DSIDSettings):
-    if settings.clips or settings.stills:
+    if not settings.heads:
         from .dsid.clips import RealFaces
 
         return RealFaces(settings)
-    if settings.heads:
-        size = CONFIGS[settings.config].image_size
-        return RenderedHeads(settings.heads, size, settings.triples, settings.same_clip, settings.labels, settings.test)
-    return DrawnFaces(settings.synthetic, settings.triples, settings.same_clip)
+    size, asked = CONFIGS[settings.config].image_size, settings
+    return RenderedHeads(asked.heads, size, asked.triples, asked.same_clip, asked.labels, asked.test, asked.plain)
 
 
 def _weight(settings: DSIDSettings, name: str, progress: float) -> float:
@@ -245,7 +244,7 @@ def _report(engine: Engine, model: DSID, ema: EMA, data, settings: DSIDSettings,
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command(train, DSIDSettings, argv, "Train DSID on drawn faces, rendered heads, clips and stills.")
+    run_command(train, DSIDSettings, argv, "Train DSID on rendered heads, or on clips and stills.")
 
 
 if __name__ == "__main__":

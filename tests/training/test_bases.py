@@ -83,7 +83,7 @@ def test_a_diffusers_folder_becomes_a_base(folders, family):
     images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = base.encode(images)
     assert latents.shape == (2, 4, 16, 16)
-    config = default_config("t", family, CONFIGS["starter"], EncoderId("t", "0" * 12), expression_width=16, pose_width=16)
+    config = default_config("t", family, CONFIGS["photo"], EncoderId("t", "0" * 12), expression_width=16, pose_width=16)
     meaf, times = MEAF(config), torch.tensor([100, 900])
     noise = torch.randn_like(latents)
     noisy = base.schedule.add_noise(latents, noise, times)

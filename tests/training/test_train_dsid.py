@@ -1,4 +1,4 @@
-"""Training of DSID end to end on tiny data: drawn shards, and real files that show drawn people."""
+"""Training of DSID end to end on tiny data: shards of heads, and files as cameras write them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from deepexpo_models.data.heads.shards import CONTEXT, SHARD, HeadStore
 from deepexpo_models.data.studio import FRAMES as FRAMES_OF_STUDIO
-from deepexpo_models.data.synthetic import render, sample_scenes, shards, smooth_clip
+from deepexpo_models.data.studio import GROUP, sample_roles
 from deepexpo_models.data.transforms import random_similarity
 from deepexpo_models.dsid import CONFIGS, DSID, load_dsid, save_dsid
 from deepexpo_models.dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points, transform_points
@@ -26,14 +26,15 @@ from deepexpo_models.dsid.rotation import matrix_to_euler, rotation_to_matrix
 from deepexpo_models.evaluation import rendered_heads
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training import train_dsid
-from deepexpo_models.training.dsid import batches as dsid_batches
-from deepexpo_models.training.dsid.clips import RealFaces, pose_from_labels
-from deepexpo_models.training.dsid.heads import RenderedHeads
+from deepexpo_models.training.dsid.batches import spans_of
+from deepexpo_models.training.dsid.clips import RealFaces, expression_label, pose_from_labels
+from deepexpo_models.training.dsid.heads import RenderedHeads, on_grey, true_pose
 from deepexpo_models.training.dsid.meters import meters, unlabelled
 from deepexpo_models.training.train_dsid import DSIDSettings
 from fake_heads import write_fake_heads
 
-SIZE = CONFIGS["starter"].image_size
+CONFIG = CONFIGS[DSIDSettings(out="unused", heads="unused").config]
+SIZE = CONFIG.image_size
 PEOPLE, FRAMES = 4, 12
 COMMON = ("--batch-size", "4", "--generated", "2", "--threads", "1", "--log-every", "1", "--warmup", "1")
 
@@ -42,56 +43,41 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def film(person: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A face of three spots that moves smoothly: pictures (FRAMES, SIZE, SIZE, 3) uint8, points (FRAMES, 5, 2) in pixels, and
+    yaw, pitch, roll (FRAMES, 3) in degrees, all of them different."""
+    phase = (np.arange(FRAMES) / FRAMES)[:, None] * np.pi + person
+    euler = np.sin(phase) * [25.0, 12.0, 8.0] + np.arange(FRAMES)[:, None]
+    middle = 0.15 * np.concatenate([np.sin(phase), np.cos(phase)], 1)
+    points = ((np.array(TEMPLATE) * TIGHT + middle[:, None] + 1) * SIZE / 2).astype(np.float32)
+    pictures = np.full((FRAMES, SIZE, SIZE, 3), (30 + 40 * person, 90, 160), np.uint8)
+    for picture, five in zip(pictures, points):
+        cv2.circle(picture, five[2].astype(int).tolist(), SIZE // 3, (210, 180 - 20 * person, 150), -1)
+        for eye in (*five[:2], five[3:].mean(0)):
+            cv2.circle(picture, eye.astype(int).tolist(), SIZE // 16, (40, 30, 30), -1)
+    return pictures, points, euler
+
+
 @pytest.fixture(scope="module")
 def films(tmp_path_factory) -> Path:
-    """Videos of PEOPLE drawn people who move smoothly, the last with labels; beside them stills of three others."""
+    """Videos of PEOPLE people who move smoothly, the last with labels; beside them stills of three others."""
     root = tmp_path_factory.mktemp("films")
-    (root / "clips").mkdir()
+    for folder in ("clips", "stills"):
+        (root / folder).mkdir()
     for person in range(PEOPLE):
-        scene = smooth_clip(FRAMES, seeded(person), fps=10)
-        drawn = render(scene, SIZE)
+        pictures, points, euler = film(person)
         writer = cv2.VideoWriter(str(root / f"clips/p{person}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (SIZE, SIZE))
-        for picture in pixels(drawn.images):
+        for picture in pictures:
             writer.write(picture[..., ::-1])
         writer.release()
-        if person == PEOPLE - 1:
-
-            def label(row, s=scene, d=drawn):
-                return {"points": ((d.points[row] + 1) * SIZE / 2).tolist(), "pose": s.pose[row, :3].tolist()}
-
-            (root / f"clips/p{person}.json").write_text(json.dumps({"frames": {row: label(row) for row in range(FRAMES)}}))
-    (root / "stills").mkdir()
+    told = {
+        row: {"points": points[row].tolist(), "pose": euler[row].tolist(), "blendshapes": {"jawOpen": row / FRAMES}}
+        for row in range(FRAMES)
+    }
+    (root / f"clips/p{PEOPLE - 1}.json").write_text(json.dumps({"frames": told}))
     for person in range(3):
-        Image.fromarray(pixels(render(smooth_clip(1, seeded(9 + person)), SIZE).images)[0]).save(root / f"stills/s{person}.png")
+        Image.fromarray(film(person)[0][0]).save(root / f"stills/s{person}.png")
     return root
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    """One shard of two groups."""
-    folder = tmp_path_factory.mktemp("drawn")
-    with pytest.MonkeyPatch.context() as patch:
-        small_shards(patch)
-        shards.write_shard(folder, 0, size=SIZE)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Shards of two groups, and four held-out people."""
-    small_shards(monkeypatch)
-    whole = dsid_batches.held_out_faces
-    monkeypatch.setattr(dsid_batches, "held_out_faces", lambda size: whole(size, groups=4))
-
-
-def small_shards(patch) -> None:
-    patch.setattr(shards, "GROUPS_PER_SHARD", 2)
-    patch.setattr(shards, "SHARD", 2 * shards.PEOPLE * shards.FRAMES)
-
-
-def pixels(images: torch.Tensor) -> np.ndarray:
-    """(B, 3, S, S) in [-1, 1] -> (B, S, S, 3) uint8."""
-    return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()
 
 
 def run(*arguments) -> None:
@@ -115,7 +101,7 @@ def test_training_on_clips(films, tmp_path):
     assert {"icc_identity", "leak_expression_pose", "psnr_self", "psnr_swap"} <= set(lines[1]), "meters on held-out people"
     assert Image.open(next((tmp_path / "samples").glob("swap*.png"))).size[0] >= 5 * SIZE
     model = load_dsid(tmp_path / "dsid.safetensors").float()
-    assert model.encode_identity(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, CONFIGS["starter"].identity_width)
+    assert model.encode_identity(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, CONFIG.identity_width)
     assert model.trained_on == ("photographs",)
 
 
@@ -131,10 +117,10 @@ def test_what_nobody_knows_is_not_in_the_log(films, tmp_path, capsys):
     assert told.count("the log has no") == 3
 
 
-def test_people_of_one_picture_have_no_agreement():
+def test_people_of_one_picture_have_no_agreement(heads):
     """Two equal pictures agree perfectly, which says nothing: no icc, no top1; both are there for the people seen twice."""
     torch.manual_seed(0)
-    model, batch = DSID(CONFIGS["small"]).eval(), dsid_batches.held_out_faces(CONFIGS["small"].image_size)
+    model, batch = DSID(CONFIGS["small"]).eval(), RenderedHeads(str(heads), 64, True, 0.0).sample(4, seeded())
     agreement = {"icc_identity", "icc_expression", "top1"}
     assert agreement | {"pose_degrees"} <= meters(model, batch).keys() and not unlabelled(batch)
     stills = replace(batch, source=batch.target, still=torch.ones(4, dtype=torch.bool))
@@ -143,12 +129,10 @@ def test_people_of_one_picture_have_no_agreement():
     assert agreement <= meters(model, some).keys() and not unlabelled(some)
 
 
-def test_training_on_drawn_faces_and_its_exact_resume(drawn, tmp_path):
+def test_a_lost_state_is_made_again(heads, tmp_path):
     """The state of step 2 alone, and the same command again: the same file as without a stop, bit by bit."""
-    command = ("--synthetic", drawn, "--out", tmp_path, "--steps", 3, "--save-every", 2, "--keep", 2, "--sample-every", 0)
+    command = ("--heads", heads, "--config", "small", "--out", tmp_path, "--steps", 3, "--save-every", 2, "--keep", 2)
     run(*command)
-    lines = log(tmp_path)
-    assert {"picture", "expression", "pose"} <= set(lines[0]) and lines[0]["pose"] > 0
     released = tmp_path / "dsid.safetensors"
     straight = load_file(released)
     released.unlink()
@@ -160,28 +144,32 @@ def test_training_on_drawn_faces_and_its_exact_resume(drawn, tmp_path):
     assert straight.keys() == again.keys() and all(torch.equal(straight[name], again[name]) for name in straight)
 
 
-def test_any_number_of_workers_makes_the_same_run(films, drawn, tmp_path):
-    """Clips and drawn triples in turn, two parts a step: the same weights, bit by bit, and the log says what was waited."""
-    real = ("--clips", films / "clips", "--synthetic", drawn, "--teacher", 0.5)
+@pytest.mark.parametrize("kind", ["clips and stills", "heads on grey"])
+def test_any_number_of_workers_makes_the_same_run(films, tmp_path, kind):
+    """Two parts a step: the same weights, bit by bit, and the log says what was waited."""
+    given = ("--clips", films / "clips", "--stills", films / "stills")
+    if kind == "heads on grey":
+        on_one_colour(write_fake_heads(tmp_path / "heads", size=64))
+        given = ("--heads", tmp_path / "heads", "--plain")
     made = []
     for workers in (0, 1, 2):
         out = tmp_path / str(workers)
-        run(*real, "--out", out, "--steps", 2, "--accumulate", 2, "--sample-every", 0, "--workers", workers)
+        more = ("--config", "small", "--steps", 2, "--accumulate", 2, "--sample-every", 0, "--workers", workers)
+        run(*given, "--out", out, *more)
         made.append(load_file(out / "dsid.safetensors"))
         assert all(0 <= line["waiting"] <= 1 for line in log(out))
     for other in made[1:]:
         assert all(torch.equal(made[0][name], other[name]) for name in made[0])
 
 
-def test_clips_with_drawn_teacher_stills_and_critic(films, drawn, tmp_path):
-    """Every part at once: both kinds of batches occur, and the critic joins."""
-    run(
-        *("--clips", films / "clips", "--stills", films / "stills", "--synthetic", drawn, "--teacher", 0.5),
-        *("--out", tmp_path, "--steps", 4, "--critic-from", 0.5, "--sample-every", 0, "--seed", 1),
-    )
+def test_clips_with_stills_and_a_critic(films, tmp_path):
+    """Every part at once; labels teach where a frame has any, and the critic joins late."""
+    real = ("--clips", films / "clips", "--stills", films / "stills", "--out", tmp_path, "--config", "small")
+    run(*real, "--steps", 4, "--critic-from", 0.5, "--sample-every", 0, "--seed", 1)
     lines = log(tmp_path)
-    assert {"expression" in line for line in lines} == {True, False}
+    assert not any("expression" in line for line in lines), "no other plays the same face"
     assert ["critic_loss" in line for line in lines] == [False, False, True, True]
+    assert any("label" in line for line in lines) and all(math.isfinite(line.get("label", 0)) for line in lines)
 
 
 def test_batches_of_real_faces(films):
@@ -214,33 +202,38 @@ def test_labels_become_poses_where_there_are_any(films):
     known = pairs.second_euler.isfinite().all(1)
     pose = pose_from_labels(pairs.second_points, pairs.second_euler)
     assert known.any() and pose["rotation"][known].isfinite().all() and pose["rotation"][~known].isnan().all()
-    truth = smooth_clip(FRAMES, seeded(PEOPLE - 1), fps=10).pose
+    _, points, euler = (torch.from_numpy(part) for part in film(PEOPLE - 1))
     angles = matrix_to_euler(rotation_to_matrix(pose["rotation"][known]))
-    nearest = torch.cdist(angles, truth[:, :3]).min(1)
-    assert nearest.values.max() < 0.1
-    expected = dsid_batches.true_pose(truth[nearest.indices])
-    assert (pose["translation"][known] - expected["translation"]).abs().max() < 0.1
+    nearest = torch.cdist(angles, euler.float()).min(1)
+    assert nearest.values.max() < 0.01
+    expected = place_of(similarity_from_points(points[nearest.indices] / SIZE * 2 - 1))
+    torch.testing.assert_close(pose["translation"][known], expected[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(pose["log_scale"][known], expected[2], atol=1e-4, rtol=0)
+    jaw = pairs.second_units[known, ARKIT52.index("jawOpen")]
+    torch.testing.assert_close(jaw, nearest.indices / FRAMES)
 
 
-def test_labels_mean_what_drawn_poses_mean():
-    """Place and scale from points and angles against the drawing's own, over the whole range of turned heads."""
-    scene = sample_scenes(40, seeded())
-    points = render(scene, 16).points
-    pose = pose_from_labels(points, scene.pose[:, :3])
-    true = dsid_batches.true_pose(scene.pose)
-    torch.testing.assert_close(pose["rotation"], true["rotation"])
-    assert (pose["translation"] - true["translation"]).abs().mean() < 0.04
-    off = pose["log_scale"] - true["log_scale"]
-    assert off.std() < 0.06 and off.mean().abs() < 0.25, "one constant: people are not the template"
-    by_points_alone = pose_from_labels(points, torch.full((40, 3), torch.nan))
-    assert (by_points_alone["translation"] - true["translation"]).abs().mean() > 0.08
+def test_labels_of_clips_mean_what_those_of_rendered_heads_mean(heads):
+    """The same points and turn told of a frame give the same pose codes, and the same units the same columns."""
+    shown = HeadStore(heads).heads(torch.arange(40))
+    shown = replace(shown, five=transform_points(random_similarity(40, seeded(), roll=30), shown.five))
+    told = pose_from_labels(shown.five, matrix_to_euler(shown.rotation))
+    for name, code in true_pose(shown).items():
+        torch.testing.assert_close(told[name], code, atol=1e-5, rtol=0)
+    label = RenderedHeads(str(heads), 64, True, 0.5).sample(4, seeded()).label
+    torch.testing.assert_close(expression_label(label[:, :52])[:, :52], label[:, :52])
+    assert expression_label(label[:, :52]).shape == label.shape
 
 
-def test_at_rest_a_label_is_the_similarity_of_its_points():
-    points = transform_points(random_similarity(5, seeded(), roll=0), (torch.tensor(TEMPLATE) * TIGHT).expand(5, 5, 2))
-    pose, alone = pose_from_labels(points, torch.zeros(5, 3)), place_of(similarity_from_points(points))
-    torch.testing.assert_close(pose["translation"], alone[1])
-    torch.testing.assert_close(pose["log_scale"], alone[2])
+def test_spans_are_of_what_is_known():
+    even = torch.linspace(0, 2, 201)
+    labels = torch.stack([even, torch.full((201,), 0.5), torch.full((201,), torch.nan)], 1)
+    spans = spans_of(labels)
+    assert spans[0].item() == pytest.approx(2, abs=0.02) and (spans > 0).all() and spans[1] == spans[2]
+    half = labels.repeat_interleave(2, 0)
+    half[::2] = torch.nan
+    torch.testing.assert_close(spans_of(half), spans)
+    assert torch.equal(spans_of(torch.empty(0, 3)), spans[[2, 2, 2]]), "nothing is told of any frame"
 
 
 def test_a_rotation_without_a_place_is_not_taken():
@@ -254,24 +247,14 @@ def test_a_rotation_without_a_place_is_not_taken():
     assert pose["translation"].isfinite().all(1).tolist() == [True, False, False, True]
 
 
-def test_teacher_comes_in_its_share(films, drawn):
-    faces = RealFaces(settings(films, synthetic=str(drawn), teacher=0.25, stills=""))
-    triples = [faces.sample(1, seeded(seed), seeded(seed)).triples for seed in range(60)]
-    assert 5 < sum(triples) < 27
-    assert triples[:5] == [faces.sample(1, seeded(seed), seeded(seed)).triples for seed in range(5)]
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"teacher": 0.5}, "give their folder as --synthetic"),
         ({"stills_share": 1.5}, "stills_share is 1.5"),
         ({"clips": "missing"}, "missing is not a folder"),
-        ({"config": "base", "synthetic": "drawn", "teacher": 0.5}, "the DSID reads 256"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(films, drawn, changes, sentence):
-    changes = {name: str(drawn) if value == "drawn" else value for name, value in changes.items()}
+def test_what_cannot_work_is_one_sentence(films, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         RealFaces(settings(films, **changes))
 
@@ -319,6 +302,63 @@ def test_spoilt_heads_are_no_targets(tmp_path):
     drawn = [store.sample_roles(16, seeded(number)) for number in range(20)]
     assert all((roles.target % 2 == 1).all() for roles in drawn) and any((roles.source % 2 == 0).any() for roles in drawn)
     assert len(torch.cat([roles.target for roles in drawn]).unique()) > SHARD // 4, "any of the others may be one"
+
+
+def test_targets_are_of_the_given_rows_alone():
+    """Groups that have none are left out, and come again where more targets are asked for than there are groups."""
+    rows = torch.tensor([3, 5, 2 * GROUP + 7, 5 * GROUP])
+    roles = sample_roles(rows, 9, seeded())
+    assert torch.isin(roles.target, rows).all()
+    assert (roles.target // GROUP).bincount(minlength=6).tolist() == [3, 0, 3, 0, 0, 3]
+    assert (roles.source // GROUP == roles.target // GROUP).all() and (roles.source != roles.target).all()
+    assert len(sample_roles(rows, 3, seeded()).target.unique()) == 3
+
+
+def on_one_colour(folder: Path) -> torch.Tensor:
+    """Makes each clip's background one colour behind a disc of noise, of which some pixels have that colour too; every second
+    clip's background is plain. -> where the heads are, (1, 1, S, S) bool."""
+    shard = folder / "shard-00000"
+    images, context = np.load(shard / "images.npy"), np.load(shard / "context.npy")
+    y, x = np.mgrid[: images.shape[1], : images.shape[1]]
+    disc = (x - 32) ** 2 + (y - 36) ** 2 < 22**2
+    colours = np.random.default_rng(1).integers(0, 256, (len(images) // 4, 1, 3), dtype=np.uint8).repeat(4, 0)
+    images[:, ~disc] = colours
+    images[:, 30:31, 30:32] = colours[:, None]
+    context[:, CONTEXT.index("background")] = np.arange(len(images)) // 4 % 2
+    np.save(shard / "images.npy", images)
+    np.save(shard / "context.npy", context)
+    return torch.from_numpy(disc)[None, None]
+
+
+def test_the_ground_becomes_grey_and_the_head_stays(tmp_path):
+    folder = write_fake_heads(tmp_path, size=64)
+    head = on_one_colour(folder)
+    images = HeadStore(folder).images(torch.arange(SHARD))
+    kept, shown = images.clone(), on_grey(images)
+    assert torch.equal(images, kept), "the given pictures are left as they are"
+    head = head.expand_as(images)
+    assert (shown[~head] == 0).all() and torch.equal(shown[head], images[head]), "specks of the ground's colour too"
+
+
+def test_plain_targets_stand_on_grey(tmp_path):
+    """Heads before one colour alone are targets, in training and in the meters; their sources are as they are."""
+    folder = write_fake_heads(tmp_path, size=64)
+    disc = on_one_colour(folder)
+    faces = RenderedHeads(str(folder), 64, True, 0.0, plain=True, test=str(folder))
+    context = faces.store.read("context", faces.rows)
+    assert (context[:, CONTEXT.index("background")] == 0).all() and (context[:, CONTEXT.index("spoilt")] == 0).all()
+    batch, roles = faces.sample(8, seeded()), sample_roles(faces.rows, 8, seeded(), 0.0)
+    for shown in (batch, faces.held_out(None)):
+        ground = ~disc.expand_as(shown.target)
+        assert (shown.target[ground] == 0).all() and (shown.source[ground] != 0).any()
+    head = disc.expand_as(batch.target)
+    assert torch.equal(batch.target[head], faces.store.images(roles.target)[head])
+    assert torch.equal(batch.source, faces.store.images(roles.source))
+    values = np.load(folder / "shard-00000/context.npy")
+    values[:, CONTEXT.index("background")] = 1
+    np.save(folder / "shard-00000/context.npy", values)
+    with pytest.raises(ValueError, match=r"--plain shows heads before one colour, and .* holds none"):
+        RenderedHeads(str(folder), 64, True, 0.0, plain=True)
 
 
 def test_training_on_rendered_heads_and_its_exact_resume(heads, tmp_path):
@@ -373,9 +413,9 @@ def test_the_encoders_perceptual_loss(encoders):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (("--synthetic", "drawn"), "--heads is trained on alone"),
+        (("--clips", "films"), "--heads is trained on alone"),
         (("--vgg", "vgg.safetensors", "--perceptual-from", "dsid.safetensors"), "give one of them"),
-        (("--init", "encoders", "--config", "starter"), "is of config 'small-encoders', not 'starter'"),
+        (("--init", "encoders", "--config", "base"), "is of config 'small-encoders', not 'base'"),
     ],
 )
 def test_options_that_do_not_fit_heads(heads, encoders, tmp_path, capsys, more, sentence):
@@ -383,3 +423,9 @@ def test_options_that_do_not_fit_heads(heads, encoders, tmp_path, capsys, more, 
     with pytest.raises(SystemExit):
         run("--heads", heads, "--out", tmp_path, *more)
     assert sentence in capsys.readouterr().err
+
+
+def test_plain_is_of_heads(films, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("--clips", films / "clips", "--plain", "--out", tmp_path)
+    assert "--plain shows rendered heads on grey" in capsys.readouterr().err

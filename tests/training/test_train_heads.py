@@ -156,8 +156,8 @@ def test_a_damaged_read_out_is_refused():
 def test_the_identity_encoder_learns_beside_a_given_semantic_one(folder, tmp_path):
     start = run(tmp_path / "semantics", folder, "--steps", "1")
     given = load_dsid(start)
-    given.trained_on = ("drawings",)
-    first = tmp_path / "drawings.safetensors"
+    given.trained_on = ("photographs",)
+    first = tmp_path / "photographs.safetensors"
     save_dsid(first, given, given.encoder)
     second = run(
         tmp_path / "identity", folder, "--part", "identity", "--steps", "2", "--init", str(first), "--test", str(folder),
@@ -168,7 +168,7 @@ def test_the_identity_encoder_learns_beside_a_given_semantic_one(folder, tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(before.semantic_encoder.parameters(), after.semantic_encoder.parameters()))
     assert not torch.equal(before.identity_encoder.encoder.head.weight, after.identity_encoder.encoder.head.weight)
     assert before.encoder != after.encoder
-    assert after.trained_on == ("drawings", "rendered heads"), "what the given file had learned from is said as well"
+    assert after.trained_on == ("rendered heads", "photographs"), "what the given file had learned from is said as well"
 
 
 def test_a_person_is_shown_in_two_places(store):

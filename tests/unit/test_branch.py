@@ -49,7 +49,7 @@ def branched(unet, shape: UNetShape, size: str, light_too: bool = False, seed: i
     """A MEAF with a branch begun as the base."""
     torch.manual_seed(seed)
     branch = branch_config(unet, size, text_tokens=7, light_too=light_too)
-    meaf = MEAF(default_config("tiny", "tiny", CONFIGS["starter"], ENCODER, shape, branch=branch))
+    meaf = MEAF(default_config("tiny", "tiny", CONFIGS["photo"], ENCODER, shape, branch=branch))
     meaf.branch.copy_base(unet, torch.randn(7, 24), torch.randn(POOLED) if branch.vector_width else None)
     return meaf.eval().requires_grad_(False)
 

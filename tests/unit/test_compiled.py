@@ -35,7 +35,7 @@ def unet() -> UNet2DConditionModel:
 @pytest.fixture
 def meaf() -> MEAF:
     torch.manual_seed(1)
-    meaf = MEAF(default_config("tiny-meaf", "tiny", CONFIGS["starter"], EncoderId("tiny-dsid", "0" * 64), SHAPE)).eval()
+    meaf = MEAF(default_config("tiny-meaf", "tiny", CONFIGS["photo"], EncoderId("tiny-dsid", "0" * 64), SHAPE)).eval()
     for name, parameter in meaf.named_parameters():
         if name.endswith(".gate"):
             torch.nn.init.constant_(parameter, 0.7)

@@ -1,4 +1,4 @@
-"""Laws of DSID's networks, on both shipped configs where it is cheap, else on a tiny one."""
+"""Laws of DSID's networks, on a shipped config where it is cheap, else on a tiny one."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ MILLIONS = {  # config -> part -> least and most parameters, in millions
         "generator": (0.3, 0.6),
         "critic": (0.2, 0.4),
     },
-    "starter": {
+    "photo-generator": {
         "identity": (1, 1.7),
         "expression": (0.6, 1.0),
         "pose": (0.3, 0.6),
@@ -95,7 +95,7 @@ def test_group_norm_is_the_only_normalisation(name):
     assert normalisations == {nn.GroupNorm, AdaptiveGroupNorm}
 
 
-@pytest.mark.parametrize("config", [TINY, CONFIGS["starter"]], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [TINY, CONFIGS["photo-generator"]], ids=lambda config: config.name)
 def test_codes_and_pictures_have_the_stated_shapes_and_ranges(config):
     model, images = with_lively_pose(make(config)), pictures(config, 2)
     with torch.inference_mode():
@@ -118,7 +118,7 @@ def test_base_works_on_a_picture():
     assert drawn.shape == (1, 3, 256, 256) and drawn.isfinite().all()
 
 
-@pytest.mark.parametrize("config", [TINY, CONFIGS["starter"]], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [TINY, CONFIGS["photo-generator"]], ids=lambda config: config.name)
 def test_a_picture_is_encoded_alike_alone_and_in_a_batch(config):
     model, images = with_lively_pose(make(config)), pictures(config, 3)
     with torch.inference_mode():

@@ -308,7 +308,7 @@ def test_the_null_key_is_off_in_every_precision():
 
 def test_meaf_files_of_before_load_bit_equal(tmp_path):
     """A config without the fields that came with the importers is the same MEAF."""
-    meaf = MEAF(default_config("old", "tiny", CONFIGS["starter"], EncoderId("tiny", "0" * 64), TINY))
+    meaf = MEAF(default_config("old", "tiny", CONFIGS["photo"], EncoderId("tiny", "0" * 64), TINY))
     values = meaf.config.to_dict()
     for stream in values["streams"].values():
         for field in ("projector", "depth", "head_width", "picture", "face_model"):

@@ -28,7 +28,7 @@ ENCODER = EncoderId("tiny-dsid", "0" * 64)
 
 
 def tiny_config(**changes) -> MEAFConfig:
-    return replace(default_config("tiny-meaf", "tiny", CONFIGS["starter"], ENCODER, TINY), **changes)
+    return replace(default_config("tiny-meaf", "tiny", CONFIGS["photo"], ENCODER, TINY), **changes)
 
 
 def open_gates(meaf: MEAF) -> MEAF:
@@ -186,7 +186,7 @@ def test_weights_are_named_by_diffusers_path(meaf):
 
 
 def test_another_base_family_is_refused(unet):
-    wrong = MEAF(default_config("xl", "sdxl", CONFIGS["starter"], ENCODER), operations=MetaLayers)
+    wrong = MEAF(default_config("xl", "sdxl", CONFIGS["photo"], ENCODER), operations=MetaLayers)
     processors = dict(unet.attn_processors)
     with pytest.raises(ValueError, match="'xl' is for sdxl models, the connected model is another model"):
         AttachedMEAF(unet, wrong)

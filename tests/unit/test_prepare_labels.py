@@ -17,6 +17,7 @@ from deepexpo_models.data.clips.index import index_clips
 from deepexpo_models.data.clips.landmark_labels import LANDMARKS
 from deepexpo_models.data.clips.stills import index_stills
 from deepexpo_models.data.prepare import prepare, prepare_stills
+from deepexpo_models.dsid.readout import FACTORS
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
 from deepexpo_models.training.dsid.clips import real_batch
@@ -74,7 +75,9 @@ def test_the_labels_reach_both_trainings(tmp_path):
     known = pairs.second_units.isfinite().all(1)
     assert known.any() and (pairs.second_units[known][:, ARKIT52.index("eyeBlinkLeft")] - BLINK).abs().max() < 1e-6
     assert torch.allclose(pairs.second_euler[known], torch.tensor(ANGLES).expand(int(known.sum()), -1), atol=0.5)
-    assert batch.target_pose["rotation"][known].isfinite().all() and batch.label[known].isfinite().any()
+    assert batch.target_pose["rotation"][known].isfinite().all()
+    assert torch.equal(batch.label[known][:, :52], pairs.second_units[known]), "the columns of rendered heads"
+    assert batch.label.shape[1] == len(FACTORS) and batch.label[:, 52:].isnan().all(), "nobody tells the gaze"
 
 
 def test_stills_become_crops_with_labels_beside(tmp_path):

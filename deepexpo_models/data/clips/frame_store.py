@@ -24,8 +24,8 @@ TRIES = 8  # other frames tried for a row before a training stops
 class FrameBatch:
     """first, second (B, 3, S, S) in [-1, 1]: two frames of one clip, or two stills of one person; person (B,): equal numbers
     are one person. points (B, 5, 2) in crop coordinates and euler (B, 3), yaw, pitch, roll in degrees, are NaN where unknown.
-    second_expression (B, 11): expression factors, second_units (B, 52): ARKit's numbers, NaN where unknown. still (B,) bool:
-    the person has one picture only, first is second. second_caption: B sentences, "" where nothing is told.
+    second_units (B, 52): ARKit's numbers, NaN where unknown. still (B,) bool: the person has one picture only, first is
+    second. second_caption: B sentences, "" where nothing is told.
     """
 
     first: Tensor
@@ -34,7 +34,6 @@ class FrameBatch:
     first_points: Tensor
     second_points: Tensor
     second_euler: Tensor
-    second_expression: Tensor
     second_units: Tensor
     still: Tensor
     second_caption: list[str]
@@ -98,8 +97,8 @@ class FrameStore:
         return FrameBatch(*fields)
 
     def frame(self, clip: Clip, index: int) -> tuple[Tensor, ...]:
-        """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,), expression factors (11,), ARKit's
-        numbers (52,). Raises Unreadable.
+        """The frame (3, S, S) in [-1, 1], points (5, 2) in crop coordinates, euler (3,), ARKit's numbers (52,). Raises
+        Unreadable.
         """
         if clip.frames:
             picture = read_picture(clip.frames[index])

@@ -3,8 +3,8 @@
 A person's id is what stands before the first "#" of a name (`id#video#start...`), else the first folder below the given
 one, else the clip's own name. Beside `clip.mp4` or the folder `clip` a file `clip.json`, or in the folder `labels.json`,
 may tell {"fps": 25, "frames": {"0": {"points": [[x, y], ... 5], "pose": [yaw, pitch, roll], "blendshapes": {name: share}}}}:
-pixels of the frame, degrees, ARKit's names (or "expression": {name: value}, by the names of drawn faces' factors). A folder's
-may tell "times", the seconds of each frame, where their rate varies; a video's own time stamps do.
+pixels of the frame, degrees, ARKit's names. A folder's may tell "times", the seconds of each frame, where their rate varies;
+a video's own time stamps do.
 `clip.txt`, or `caption.txt` in the folder, is a sentence about what it shows.
 """
 

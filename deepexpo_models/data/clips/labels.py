@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ...errors import first_line
 from ...head import ARKIT52
-from ..synthetic import EXPRESSION
-from .blendshapes import expression_factors
 
-# A label: five points x, y in pixels of the frame; yaw, pitch, roll in degrees; expression factors of drawn faces; ARKit's
-# numbers in [0, 1], in ARKIT52's order. NaN where unknown.
-PARTS = (10, 3, len(EXPRESSION), len(ARKIT52))
+# A label: five points x, y in pixels of the frame; yaw, pitch, roll in degrees; ARKit's numbers in [0, 1], in ARKIT52's order.
+# NaN where unknown.
+PARTS = (10, 3, len(ARKIT52))
 UNKNOWN = (math.nan,) * sum(PARTS)
 
 
@@ -61,10 +59,4 @@ def _label(entry: dict) -> tuple[float, ...]:
     if points.shape != (5, 2) or pose.shape != (3,):
         raise ValueError(f"points must be 5 x 2 numbers and pose 3, got {points.shape} and {pose.shape}")
     units = (float((entry.get("blendshapes") or {}).get(name, math.nan)) for name in ARKIT52)
-    return (*points.flatten().tolist(), *pose.tolist(), *_expression(entry), *units)
-
-
-def _expression(entry: dict) -> tuple[float, ...]:
-    if named := entry.get("expression"):
-        return tuple(float(named.get(factor.name, math.nan)) for factor in EXPRESSION)
-    return expression_factors(entry.get("blendshapes") or {})
+    return (*points.flatten().tolist(), *pose.tolist(), *units)

@@ -223,14 +223,14 @@ class HeadStore:
         """rows (B,) -> (B,) a number for each person."""
         return rows // FRAMES
 
-    def unspoilt(self) -> Tensor:
-        """(M,) rows of the pictures that are as they were rendered."""
-        return (self._context("spoilt") == 0).nonzero()[:, 0]
+    def unspoilt(self, *backgrounds: str) -> Tensor:
+        """(M,) rows of the pictures that are as they were rendered, before one of the kinds of backgrounds (none: any)."""
+        kinds = torch.tensor([BACKGROUNDS.index(kind) for kind in backgrounds or BACKGROUNDS])
+        return ((self._context("spoilt") == 0) & torch.isin(self._context("background"), kinds)).nonzero()[:, 0]
 
     def calm(self) -> Tensor:
         """(M,) rows of the unspoilt pictures with nothing behind the head but one colour, or two that run into each other."""
-        quiet = torch.tensor([BACKGROUNDS.index(kind) for kind in CALM])
-        return ((self._context("spoilt") == 0) & torch.isin(self._context("background"), quiet)).nonzero()[:, 0]
+        return self.unspoilt(*CALM)
 
     def _context(self, name: str) -> Tensor:
         """(N,) of all pictures."""
@@ -243,8 +243,7 @@ class HeadStore:
 
     def sample_roles(self, count: int, generator: Generator, same_clip: float = 0.5) -> Roles:
         """As `studio.sample_roles`, with targets that are not spoilt: no code holds a hand before a face."""
-        whole = lambda rows: self.read("context", rows)[:, CONTEXT.index("spoilt")] == 0  # noqa: E731
-        return sample_roles(len(self) // (PEOPLE * FRAMES), count, generator, same_clip, whole)
+        return sample_roles(self.unspoilt(), count, generator, same_clip)
 
     def read(self, name: str, rows: Tensor) -> Tensor:
         """rows (B,) -> one of "images", LABELS or "context", as it is stored."""

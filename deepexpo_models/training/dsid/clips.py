@@ -1,46 +1,40 @@
-"""Batches of real faces for a DSID: clips, stills, and drawn triples that teach the split of the codes."""
+"""Batches of real faces for a DSID: clips and stills."""
 
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Generator, Tensor
 
 from ...data.clips.frame_store import FrameBatch, FrameStore, split_people
 from ...data.clips.index import Clip, index_clips
+from ...data.clips.labels import PARTS
 from ...data.clips.masks import face_ellipse, region_mask
 from ...data.clips.stills import index_stills
 from ...dsid import CONFIGS
-from ...dsid.alignment import TEMPLATE, TIGHT, place_of, similarity_from_points
+from ...dsid.alignment import place_of, similarity_from_points
+from ...dsid.readout import GAZE
 from ...dsid.rotation import euler_to_matrix, matrix_to_rotation
-from .batches import DRAWN_LABELS, TRAITS, Batch, DrawnFaces
+from ..heads.identity import TRAITS
+from .batches import Batch, Labels, spans_of
 
 HELD_OUT = 64  # pairs that the meters are read on
-DEPTHS = (-0.80, -0.80, -1.00, -0.68, -0.68)  # of TEMPLATE's points before the axis the head turns about, in its unit
 
 
 class RealFaces:
-    """Pairs from settings.clips and settings.stills, with a teacher of drawn triples in settings.teacher of the steps.
+    """Pairs from settings.clips and settings.stills. Labels are those of rendered heads, without the gaze and the traits.
 
-    Raises ValueError for folders without usable files, fewer than two people, a share outside [0, 1], a teacher without
-    drawn faces, and drawn faces of another size than the DSID reads.
+    Raises ValueError for folders without usable files, fewer than two people, and a share outside [0, 1].
     """
 
-    labels = DRAWN_LABELS
-
     def __init__(self, settings):
-        for name in ("stills_share", "teacher"):
-            if not 0 <= getattr(settings, name) <= 1:
-                raise ValueError(f"{name} is {getattr(settings, name)}; it is a share, from 0 to 1")
-        self.size = CONFIGS[settings.config].image_size
-        self.stills_share, self.teacher = settings.stills_share, settings.teacher
-        self.drawn = self._drawn(settings)
+        if not 0 <= settings.stills_share <= 1:
+            raise ValueError(f"stills_share is {settings.stills_share}; it is a share, from 0 to 1")
+        self.size, self.stills_share = CONFIGS[settings.config].image_size, settings.stills_share
         train, held = split_people(index_faces(settings, _say))
         self.train, self.held = FrameStore(train, self.size), FrameStore(held, self.size)
+        self.labels = Labels(spans_of(expression_label(units_told(train))), len(TRAITS))
 
-    def sample(self, count: int, generator: Generator, lead: Generator) -> Batch:
-        """lead: a generator that is the same in all processes, for a step's loss terms, and so its gathers, must be the same
-        in all of them."""
-        if self.teacher and float(torch.rand((), generator=lead)) < self.teacher:
-            return self.drawn.sample(count, generator)
+    def sample(self, count: int, generator: Generator, lead: Generator | None = None) -> Batch:
         return real_batch(self.train.sample_pairs(count, generator, stills_share=self.stills_share))
 
     def held_out(self, engine) -> Batch:
@@ -48,16 +42,6 @@ class RealFaces:
         count = min(HELD_OUT, max(8, self.held.people))
         generator = torch.Generator().manual_seed(7)
         return real_batch(self.held.sample_pairs(count, generator, far=1.0, stills_share=self.stills_share))
-
-    def _drawn(self, settings) -> DrawnFaces | None:
-        if not settings.teacher:
-            return None
-        if not settings.synthetic:
-            raise ValueError("teacher is a share of drawn triples; give their folder as --synthetic too")
-        drawn = DrawnFaces(settings.synthetic, True, settings.same_clip)
-        if drawn.size != self.size:
-            raise ValueError(f"{settings.synthetic} has faces of {drawn.size} pixels, the DSID reads {self.size}; draw others")
-        return drawn
 
 
 def real_batch(pairs: FrameBatch) -> Batch:
@@ -74,35 +58,34 @@ def real_batch(pairs: FrameBatch) -> Batch:
         source_points=pairs.first_points,
         target_pose=pose,
         expression_pose=pose,
-        label=pairs.second_expression,
-        traits=torch.full((len(pairs.second), TRAITS), torch.nan),
+        label=expression_label(pairs.second_units),
+        traits=torch.full((len(pairs.second), len(TRAITS)), torch.nan),
         person=pairs.person,
         triples=False,
         still=pairs.still,
     )
 
 
-def pose_from_labels(points: Tensor, euler: Tensor) -> dict[str, Tensor]:
-    """points (B, 5, 2) in crop coordinates, euler (B, 3) in degrees -> pose codes: rotation from euler, place and scale where
-    a face at rest would stand, as `dsid.alignment` measures them.
+def units_told(clips: list[Clip]) -> Tensor:
+    """ARKit's numbers of all labelled frames (N, 52), NaN where unknown."""
+    told = [label[-PARTS[-1] :] for clip in clips for label in clip.labels.values()]
+    return torch.tensor(told, dtype=torch.float32).reshape(-1, PARTS[-1])
 
-    The landmarks of a turned face lie beside the head's middle, by up to 0.4 half widths: with euler known the template is
-    turned too, in space, and fitted (least squares, without perspective). A row's rotation is NaN too where its points
-    are: losses take a row with a rotation for one that is known whole.
+
+def expression_label(units: Tensor) -> Tensor:
+    """ARKit's numbers (B, 52) -> labels as those of rendered heads (B, 54): nobody tells the gaze, in radians, of a frame."""
+    return F.pad(units, (0, len(GAZE)), value=torch.nan)
+
+
+def pose_from_labels(points: Tensor, euler: Tensor) -> dict[str, Tensor]:
+    """points (B, 5, 2) in crop coordinates, euler (B, 3) in degrees -> pose codes: rotation from euler, place and scale as the
+    alignment measures them. A row's rotation is NaN too where its points are: losses take a row with a rotation for one that
+    is known whole.
     """
-    _, translation, log_scale = place_of(similarity_from_points(points))
-    matrix = euler_to_matrix(euler)
-    depths = points.new_tensor(DEPTHS)[:, None]
-    seen = torch.cat([points.new_tensor(TEMPLATE), depths], dim=1) @ matrix[:, :2].transpose(1, 2)  # (B, 5, 2)
-    middle, centre = seen.mean(1, keepdim=True), points.mean(1, keepdim=True)
-    scale = ((seen - middle) * (points - centre)).sum((1, 2)) / (seen - middle).square().sum((1, 2))
-    turned = (centre - scale[:, None, None] * middle)[:, 0]
-    known = turned.isfinite().all(dim=-1, keepdim=True) & (scale > 0)[:, None]
-    return {
-        "rotation": torch.where(known, matrix_to_rotation(matrix), torch.nan),
-        "translation": torch.where(known, turned, translation),
-        "log_scale": torch.where(known, (scale / TIGHT).log()[:, None], log_scale),
-    }
+    _, place, scale = place_of(similarity_from_points(points))
+    known = torch.cat([place, scale], dim=-1).isfinite().all(dim=-1, keepdim=True)
+    rotation = torch.where(known, matrix_to_rotation(euler_to_matrix(euler)), torch.nan)
+    return {"rotation": rotation, "translation": place, "log_scale": scale}
 
 
 def index_faces(settings, say) -> list[Clip]:

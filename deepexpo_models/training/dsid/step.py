@@ -149,7 +149,7 @@ class DSIDStep(nn.Module):
         return terms
 
     def _label(self, semantics: dict[str, Tensor], label: Tensor) -> Tensor:
-        """Of the expression factors, in units of their range: else smile and gaze drown the brows."""
+        """In units of the labels' ranges: else the jaw and the lids drown the brows."""
         return self._read("label", semantics["expression"], label / self.spans)
 
     def _traits(self, identity: Tensor, traits: Tensor) -> Tensor:
