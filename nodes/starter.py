@@ -13,9 +13,9 @@ class LoadStarter(io.ComfyNode):
         return schema(
             node_id="DeepExPoLoadStarter",
             display_name="Load Starter (Small Model)",
-            description="Loads the small text-to-image model that comes with the pack, so that every node can be tried without a "
-            "download and without a GPU. It draws heads of 128 x 128, as if painted; heads-meaf and photo-dsid go with it, and "
-            "person and reference may be photographs.",
+            description="Loads the small text-to-image model that comes with the pack, so that every node can be tried without "
+            "a download and without a GPU. It draws heads of 128 x 128, as if painted; heads-meaf and photo-dsid go with it, "
+            "and person and reference may be photographs.",
             inputs=[],
             outputs=[
                 io.Model.Output(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rig.models import latents
+from rig.pack import DSID_CONFIG
 from studio import OFF, STREAMS, Studio, same
 
 FAMILIES = ("sd15", "sd2", "sdxl")

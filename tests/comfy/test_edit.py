@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from landmark_sets import face, landmarks, scores
-from rig.pack import the_pack
+from rig.pack import DSID_CONFIG, the_pack
 
 NODE = "DeepExPoEditSemantics"
 

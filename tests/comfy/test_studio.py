@@ -138,9 +138,8 @@ def test_a_sheet_is_measured_pair_by_pair(pack, starter):
     looks, people = samples(pack, "all references"), samples(pack, "all people")
     codes = pack.run("DeepExPoEncodeSemantics", dsid=starter, image=looks)
     rows = [pack.run("DeepExPoEncodeIdentity", dsid=starter, image=picture[None]) for picture in people]
-    sheet = pack.run(
-        "DeepExPoPairSheet", identity=rows[0], identity_2=rows[1], identity_3=rows[2], identity_4=rows[3], semantics=codes, columns="references"
-    )[4]
+    people_of = dict(zip(("identity", "identity_2", "identity_3", "identity_4"), rows, strict=True))
+    sheet = pack.run("DeepExPoPairSheet", **people_of, semantics=codes, columns="references")[4]
     found = measure(pack, image=looks.repeat(4, 1, 1, 1), identity=people, reference=looks, sheet=sheet)
     assert found[2] == pytest.approx(1, abs=1e-3) and found[3] < 1e-3 and found[4] < 0.1
     with pytest.raises(ValueError, match="the sheet has 4 people, but 1 are connected to Measure"):
@@ -250,9 +249,7 @@ def test_of_several_faces_the_largest_is_measured(pack, monkeypatch):
 
     monkeypatch.setattr(pack.module("nodes.comfy_host.judges"), "landmarks_of", landmarker)
     picture = samples(pack, "person_1")
-    *_, pose, _ = measure(
-        pack, ("heads", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture
-    )
+    *_, pose, _ = measure(pack, ("heads", "landmarks"), image=picture.repeat(2, 1, 1, 1), identity=picture, reference=picture)
     assert pose == pytest.approx(0, abs=0.1)
 
 

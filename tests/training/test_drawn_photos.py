@@ -16,7 +16,7 @@ from deepexpo_models.image import bytes_to_model
 
 ROOT = Path(__file__).parents[2]
 FILES = {"base": "heads-base", "meaf": "heads-meaf", "dsid": "photo-dsid"}
-NAMES = ("photograph", "head_laughing", "head_surprised", "head_turned")
+NAMES = ("photograph", "laughing", "surprised", "turned")
 
 
 @pytest.fixture(scope="module")
