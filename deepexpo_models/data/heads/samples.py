@@ -31,7 +31,7 @@ SIZE, FINER = 256, 2  # pixels a side; drawn so much larger and averaged, for sm
 HEADS = {  # name -> which of the people, preset, yaw, pitch, roll in degrees
     "person_1": (23, "none", 0.0, 0.0, 0.0),
     "person_2": (15, "none", 0.0, 0.0, 0.0),
-    "person_3": (22, "none", 0.0, 0.0, 0.0),
+    "person_3": (1, "none", 0.0, 0.0, 0.0),
     "resting": (18, "none", 0.0, 0.0, 0.0),
     "surprised": (18, "surprised", 0.0, 0.0, 0.0),
     "laughing": (4, "laughing", 24.0, -6.0, 4.0),

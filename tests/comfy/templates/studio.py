@@ -107,7 +107,7 @@ def clip() -> Template:
         "later ones take any. Every frame is drawn from noise of its own, so clothes and background change: for a steady "
         f"picture use the maps with a video model. {LIKENESS}",
         [
-            (210, {"person": face("Person", "person_3"), "clip": face("Clip", "clip")}),
+            (210, {"person": face("Person", "person_1"), "clip": face("Clip", "clip")}),
             (230, {"dsid": dsid(), "identity": identity("person"), "codes": semantics("clip")}),
             (380, {"smooth": smooth("codes", RATE)}),
             (260, {**loaders(), "apply": apply("base", ("identity", 0), ("smooth", 0))}),
