@@ -140,7 +140,7 @@ def test_fsdp_on_two_processes(parts, photos, tmp_path):
     for file in ("meaf.safetensors", "lora.safetensors"):
         whole, halves = (load_file(tmp_path / out / file) for out in ("whole", "halves"))
         assert_equal(whole, halves)
-    real = {"synthetic": "", "clips": str(photos / "clips"), "stills": str(photos / "stills"), "image_rows": 2}
+    real = {"heads": "", "clips": str(photos / "clips"), "stills": str(photos / "stills"), "image_rows": 2}
     assert train(settings(parts, tmp_path / "halves", **real, steps=4, optimizer="adamw", lora_rank=2))
 
 

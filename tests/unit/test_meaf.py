@@ -63,7 +63,7 @@ def codes(batch: int = 1, seed: int = 0) -> tuple[Identity, Semantics]:
     torch.manual_seed(seed)
     identity = Identity(torch.nn.functional.normalize(torch.randn(batch, 256), dim=-1), ENCODER)
     pose = torch.eye(3)[:2].flatten().expand(batch, -1)
-    return identity, Semantics(torch.randn(batch, 64), pose, torch.zeros(batch, 2), torch.zeros(batch, 1), ENCODER)
+    return identity, Semantics(torch.randn(batch, 128), pose, torch.zeros(batch, 2), torch.zeros(batch, 1), ENCODER)
 
 
 def tokens(meaf: MEAF, seed: int = 0, batch: int = 1) -> dict[str, torch.Tensor]:
