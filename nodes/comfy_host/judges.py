@@ -151,6 +151,7 @@ def _by_dsid(dsid: LoadedDSID, image: Tensor) -> Seen:
 
 def _heads_judge(pictures: Mapping[str, Tensor]) -> Judge:
     from ...deepexpo_models.dsid.rotation import euler_to_matrix, matrix_to_rotation
+    from ...deepexpo_models.evaluation.judges import kinds
     from ...deepexpo_models.evaluation.judges.judge import judged, load_judge, to_share
 
     judge = load_judge(PACK_WEIGHTS / HEADS_FILE)
@@ -158,6 +159,6 @@ def _heads_judge(pictures: Mapping[str, Tensor]) -> Judge:
     def seen(role: str) -> Seen:
         found = judged(judge, comfy_to_model(pictures[role]).cpu())
         rotation = matrix_to_rotation(euler_to_matrix(found.pose[:, :3]))
-        return Seen(found.identity, (to_share(found.expression, judge.kind.expression) + 1) / 2, rotation)
+        return Seen(found.identity, (to_share(found.expression, kinds.HEADS.expression) + 1) / 2, rotation)
 
     return seen

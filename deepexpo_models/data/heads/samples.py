@@ -28,7 +28,10 @@ from .scenery import sample_setting
 from .units import sample_gaze, with_gaze
 
 SIZE, FINER = 256, 2  # pixels a side; drawn so much larger and averaged, for smooth edges
-HEADS = {  # name -> which of the people, preset, yaw, pitch, roll in degrees
+Expression = str | Mapping[str, float]  # a preset's name, or ARKit's units by name
+HEADS: dict[
+    str, tuple[int, Expression, float, float, float]
+] = {  # name -> which of the people, then yaw, pitch, roll in degrees
     "person_1": (23, "none", 0.0, 0.0, 0.0),
     "person_2": (15, "none", 0.0, 0.0, 0.0),
     "person_3": (1, "none", 0.0, 0.0, 0.0),
@@ -52,9 +55,8 @@ def photograph() -> np.ndarray:
     return comfy_to_bytes(crop).numpy()
 
 
-def draw_head(renderer: HeadRenderer, seed: int, expression: str | Mapping[str, float], *turn: float) -> np.ndarray:
-    """expression: a preset's name, or ARKit's units by name; turn: yaw, pitch, roll in degrees -> (SIZE, SIZE, 3) uint8 of the
-    seed's person and setting."""
+def draw_head(renderer: HeadRenderer, seed: int, expression: Expression, *turn: float) -> np.ndarray:
+    """turn: yaw, pitch, roll in degrees -> (SIZE, SIZE, 3) uint8 of the seed's person and setting."""
     rng, model, rotation = np.random.default_rng(seed), renderer.model, euler_matrix(*turn)
     person = sample_person(rng, model.names, model.skins, model.hairs, model.brows, model.lashes, "test")
     setting = sample_setting(rng)
@@ -72,7 +74,7 @@ def draw_clip(renderer: HeadRenderer) -> np.ndarray:
     return np.concatenate([draw_head(renderer, CLIP, *_moment(number / (FRAMES - 1))) for number in range(FRAMES)], 1)
 
 
-def _units(expression: str | Mapping[str, float]) -> np.ndarray:
+def _units(expression: Expression) -> np.ndarray:
     """(52,)"""
     if isinstance(expression, str):
         return preset_units(expression).numpy().astype(np.float32)
