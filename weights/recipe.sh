@@ -11,9 +11,10 @@
 #   CLIPS          folder of clips and stills: with LANDMARKER a table on real faces
 #   SHARDS, TEST_SHARDS                           of 256 heads, for training (240) and of held-out people (8)
 #   JUDGED_SHARDS                                 of the former, that the landmarker is asked about (0: all)
-#   STEPS, VAE_STEPS, DECODER_STEPS, BASE_STEPS,  of the DSID (6000; its identity half of them), VAE (1500), its decoder (1500), base
-#   MEAF_STEPS, JUDGE_STEPS                       (6000), MEAF (3000), judge (1500)
-#   SIZE_OF_BATCH                                 of the DSID (32, 40), base and MEAF (48)
+#   STEPS, GENERATOR_STEPS, VAE_STEPS,            of the DSID (6000; its identity half of them), its generator (1300), VAE (1500), its
+#   DECODER_STEPS, BASE_STEPS, MEAF_STEPS,        decoder (1500), base (6000), MEAF (3000), judge (1500)
+#   JUDGE_STEPS
+#   SIZE_OF_BATCH                                 of the DSID (32, 40), its generator (16), base and MEAF (48)
 #   SAMPLE_EVERY                                  steps between sample pictures and measurements (500; of the DSID 200); 0: none
 #   COUNT, DRAW_STEPS                             heads of the base's figures (256), and the steps that draw one (25)
 #   PRECISION                                     of base and MEAF (fp32); bf16 is faster where the hardware has it
@@ -40,7 +41,7 @@ if [ -n "$model" ]; then
     run data.heads.generate --model "$model" --out "$train" --shards "${SHARDS:-240}" --workers "$workers"
 fi
 
-# The DSID: the semantic encoder, then the identity encoder beside it, and read-outs in the landmarker's words.
+# The DSID: the semantic encoder, then the identity encoder beside it, read-outs in the landmarker's words, and the generator.
 dsid=${DSID:-}
 if [ -z "$dsid" ]; then
     [ -z "${LANDMARKER:-}" ] ||
@@ -57,7 +58,12 @@ if [ -z "$dsid" ]; then
         run training.fit_readout --dsid "$dsid" --heads "$train" --out "$runs/photo/fitted.safetensors"
         dsid=$runs/photo/fitted.safetensors
     fi
-    # the generator on these encoders, frozen (train_dsid --plain), comes here
+    # a generator on these encoders, which stay as they are; heads before grey, for no code holds a background
+    run training.train_dsid --out "$runs/generator" --name photo --config photo-generator --init "$dsid" --freeze --plain \
+        --heads "$train" --test "$test" --steps "${GENERATOR_STEPS:-1300}" --batch-size "${SIZE_OF_BATCH:-16}" --generated 16 \
+        --augment 0 --lr 4e-3 --warmup 20 --ema 0.99 --grad-clip 0 --w-cycle 0 --perceptual-from "$dsid" --w-perceptual 0.5 \
+        --sample-every "${SAMPLE_EVERY:-200}" --threads "${THREADS:-1}"
+    dsid=$runs/generator/dsid.safetensors
 fi
 run evaluation.rendered_heads --heads "$test" --dsid "$dsid" --out "$runs/figures"
 [ -z "${CLIPS:-}" ] ||
