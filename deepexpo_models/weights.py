@@ -27,7 +27,8 @@ FORMAT = "1"
 METADATA = ("kind", "name", "base", "config", "sha256")
 LONGEST_SHOWN = 100  # letters of a tensor's name
 LONGEST_NAME = 200  # letters; errors show it
-TRAINED_ON = ("rendered heads", "photographs")  # kinds of pictures, as the metadata's `trained_on` lists them
+# kinds of pictures, as the metadata's `trained_on` lists them; photo-dsid's identity encoder began with drawings
+TRAINED_ON = ("drawings", "rendered heads", "photographs")
 KINDS = {  # kind -> the node that takes it
     "dsid": "Load DSID",
     "meaf": "Load MEAF",
@@ -63,7 +64,7 @@ class Header:
 
 def kinds_of_pictures(heads: str, photographs: str, *earlier: tuple[str, ...]) -> tuple[str, ...]:
     """Of TRAINED_ON: the folders that a training was given, "" for none, and what the weights that it began with knew."""
-    given = zip(TRAINED_ON, (heads, photographs))
+    given = zip(TRAINED_ON, ("", heads, photographs))
     return tuple(kind for kind, folder in given if folder or any(kind in kinds for kinds in earlier))
 
 

@@ -20,6 +20,7 @@ from test_bases import SHAPES, folders, tiny_families  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "workflows" / "samples"
+SIZE = "photo-generator"  # of the DSIDs that are made up here
 QUICK = ("--steps", "1", "--detector", "none")
 
 
@@ -148,12 +149,12 @@ def test_what_cannot_be_done_is_one_sentence(others, sentence, tmp_path, monkeyp
 def files(tmp_path_factory) -> dict[str, Path]:
     """family -> a MEAF on the tiny U-Nets of test_bases, and its DSID."""
     folder = tmp_path_factory.mktemp("weights")
-    encoder = write_dsid(folder, "starter")
+    encoder = write_dsid(folder, SIZE)
     with pytest.MonkeyPatch.context() as patch:
         for family, shape in SHAPES.items():
             patch.setitem(FAMILIES, family, shape)
-        found = {family: write_meaf(folder, family, "starter", encoder) for family in SHAPES}
-    return {**found, "dsid": folder / DSID_FILE.format("starter")}
+        found = {family: write_meaf(folder, family, SIZE, encoder) for family in SHAPES}
+    return {**found, "dsid": folder / DSID_FILE.format(SIZE)}
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -167,11 +168,11 @@ def test_stable_diffusion_with_a_meaf(folders, files, faces, family):  # noqa: F
 
 
 def test_codes_of_another_encoder_are_refused(folders, files, faces, tmp_path):  # noqa: F811
-    write_dsid(tmp_path, "starter", seed=5)
-    dsid = tmp_path / DSID_FILE.format("starter")
+    write_dsid(tmp_path, SIZE, seed=5)
+    dsid = tmp_path / DSID_FILE.format(SIZE)
     other = Pipeline.load(folders["sd15"], files["sd15"], dsid, device="cpu", detector="none")
     with pytest.raises(
-        ValueError, match=r"reads identity of DSID 'starter' .*, and DSID 'starter' .* was given; give that DSID"
+        ValueError, match=rf"reads identity of DSID '{SIZE}' .*, and DSID '{SIZE}' .* was given; give that DSID"
     ):
         other.identity(faces["person"])
     with pytest.raises(ValueError, match="reads semantics of DSID 'starter'"):

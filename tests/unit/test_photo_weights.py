@@ -35,7 +35,7 @@ def astronaut(photo):
 
 def test_the_file_says_what_it_is(photo):
     assert FILE.stat().st_size < LARGEST
-    assert photo.trained_on == ("drawings", "rendered heads")  # the identity encoder began as the starter's
+    assert photo.trained_on == ("drawings", "rendered heads")  # the identity encoder began with drawn faces
     assert photo.generator is None and photo.readout.names == (*ARKIT52, *GAZE)
 
 
