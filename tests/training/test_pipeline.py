@@ -175,7 +175,7 @@ def test_codes_of_another_encoder_are_refused(folders, files, faces, tmp_path): 
         ValueError, match=rf"reads identity of DSID '{SIZE}' .*, and DSID '{SIZE}' .* was given; give that DSID"
     ):
         other.identity(faces["person"])
-    with pytest.raises(ValueError, match="reads semantics of DSID 'starter'"):
+    with pytest.raises(ValueError, match=f"reads semantics of DSID '{SIZE}'"):
         other.semantics(faces["person"])
     bare = Pipeline.load(folders["sd15"], device="cpu")
     with pytest.raises(ValueError, match=r"there is no MEAF to fuse photos with this base; give one made for it \(--meaf\)"):

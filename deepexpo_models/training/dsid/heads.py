@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -113,6 +112,8 @@ def on_grey(images: Tensor) -> Tensor:
 
 def _ground(picture: np.ndarray) -> np.ndarray:
     """(S, S, 3) uint8 -> (S, S) bool."""
+    import cv2
+
     colours = picture.astype(np.int64) @ (1, 256, 65536)
     found, counts = np.unique(colours[: len(picture) // 2], return_counts=True)
     ground = (colours == found[counts.argmax()]).astype(np.uint8)
