@@ -123,7 +123,7 @@ A MEAF is of one of three sizes; the file says which, and the nodes and workflow
 
 The copy sees the latents, the time step and an empty prompt. An untrained one is bit-equal to the base. ComfyUI loads,
 offloads and casts it like a ControlNet, and ControlNets add to it. What is joined is scaled by
-`max over the acting streams of strength * mask`. What the sizes learn from one short training: [results.md](results.md).
+`max over the acting streams of strength * mask`.
 
 ## Cost on the real bases
 """

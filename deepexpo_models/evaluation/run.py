@@ -15,7 +15,7 @@ import torch
 
 from ..data.heads.shards import HeadStore
 from ..dsid import load_dsid
-from ..pipeline.generate import Pipeline
+from ..pipeline.generate import CFG, STARTER, Pipeline
 from ..weights import PACK_WEIGHTS
 from ..whole_files import write_text
 from .judges.judge import load_judge
@@ -26,10 +26,7 @@ from .rendered_heads import report
 from .requests import make_requests
 from .tables import as_json, figure_table, markdown
 
-FILES = {  # option -> what is measured, and by which judge
-    name: PACK_WEIGHTS / f"{file}.safetensors"
-    for name, file in {"base": "heads-base", "meaf": "heads-meaf", "dsid": "photo-dsid", "judge": "judge-heads"}.items()
-}
+FILES = {**STARTER, "judge": PACK_WEIGHTS / "judge-heads.safetensors"}  # option -> what is measured, and by which judge
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=("dsid", "meaf"), help="measure one of them")
     parser.add_argument("--count", type=int, default=50, help="MEAF: pictures per row of the table")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--cfg", type=float, default=5.0, help="guidance")
+    parser.add_argument("--cfg", type=float, default=CFG, help="guidance")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(argv)
     try:
