@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import toy_run
 from deepexpo_models.data.clips.index import index_clips
+from deepexpo_models.dsid.precision import CPU_UNITS
 from deepexpo_models.image import image_grid
 from deepexpo_models.training.engine import checkpoint
 from deepexpo_models.training.engine.checkpoint import TrainingError, latest_state, load_state, prune, save_state
@@ -69,6 +70,14 @@ def test_bf16_on_a_cpu_leaves_attention_in_fp32(tmp_path):
 
 
 # Exact resume
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_bf16_without_units_is_said(tmp_path, monkeypatch, capsys, units):
+    for name in CPU_UNITS:
+        monkeypatch.setattr(torch.cpu, name, lambda: units, raising=False)
+    Engine(settings(tmp_path, precision="bf16"))
+    assert ("has no units for bfloat16" in capsys.readouterr().out) is not units
 
 
 @pytest.mark.parametrize("how", [{}, {"precision": "bf16"}, {"accumulate": 2}, {"schedule": "constant", "grad_clip": 0.0}])

@@ -43,6 +43,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...dsid.precision import has_bfloat16
 from ...errors import first_line
 from .attention import AttentionInFp32
 from .checkpoint import TrainingError, latest_state, load_state, prune, random_state, save_state, set_random_state, step_of
@@ -97,6 +98,8 @@ class Engine:
         self._feed: Feed | None = None
         self._backwards = 0
         self._seed(0)
+        if settings.precision == "bf16" and not has_bfloat16(self.device):
+            self.say(f"this {self.device.type} has no units for bfloat16: bf16 takes many times as long; use --precision fp32")
 
     @property
     def device(self) -> torch.device:
