@@ -75,7 +75,7 @@ learn train_judge --out "$runs/judge" --test "$test" --steps "${JUDGE_STEPS:-150
 # The base: its VAE on crops; the decoder once more, on whole pictures: normalisations and attention of a decoder that saw crops alone
 # cost it 3 dB there.
 vae=$runs/decoder/starter-base.safetensors
-learn train_starter --part vae --out "$runs/vae" --latent-channels 16 --steps "${VAE_STEPS:-1500}" --batch-size 16 --crop 64 --lr 5e-3
+learn train_starter --part vae --out "$runs/vae" --steps "${VAE_STEPS:-1500}" --batch-size 16 --crop 64 --lr 5e-3
 learn train_starter --part decoder --out "$runs/decoder" --vae "$runs/vae/starter-base.safetensors" \
     --steps "${DECODER_STEPS:-1500}" --batch-size 6 --lr 3e-3
 measure round_trip --base "$vae"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import random_weights
 from deepexpo_models.meaf import load_meaf
 from deepexpo_models.meaf.diffusers_host import AttachedMEAF
+from deepexpo_models.starter import STARTER
 from deepexpo_models.starter import diffusers_host as reference
 from deepexpo_models.training.meaf.lora import attach_lora, release_lora, without_lora
 from rig.models import diffusers_twin, latents, predict_noise, twin_noise
@@ -68,7 +69,10 @@ def test_hosts_agree_with_it_and_meaf(family, tmp_path):
 def test_on_the_starter(tmp_path):
     model, *_ = the_pack().run("DeepExPoLoadStarter")
     unet = reference.load_starter(ROOT / "weights" / "heads-base.safetensors").unet
-    file, noisy = trained(unet, tmp_path), torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    file, noisy = (
+        trained(unet, tmp_path),
+        torch.randn(1, STARTER.latent_channels, 16, 16, generator=torch.Generator().manual_seed(1)),
+    )
     text = torch.randn(1, 77, 128, generator=torch.Generator().manual_seed(2))
     with_lora = patched(model, file)
     comfy.model_management.load_models_gpu([with_lora])

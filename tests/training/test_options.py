@@ -98,7 +98,7 @@ def test_a_lora_is_trained_and_resumed_beside(parts, tmp_path):
 @torch.no_grad()
 def test_a_lora_starts_as_nothing_and_can_be_left_out(parts):
     unet = load_base(str(parts / "base.safetensors"), torch.device("cpu")).unet
-    given = torch.randn(2, 8, 16, 16), 500, torch.randn(2, 77, unet.config.cross_attention_dim)
+    given = torch.randn(2, unet.config.in_channels, 16, 16), 500, torch.randn(2, 77, unet.config.cross_attention_dim)
     plain = unet(*given).sample
     weights = attach_lora(unet, 2)
     assert torch.equal(unet(*given).sample, plain)

@@ -11,6 +11,7 @@ import torch
 
 from deepexpo_models.data.heads.shards import HeadStore
 from deepexpo_models.pipeline.base import starter_base
+from deepexpo_models.starter import STARTER
 from deepexpo_models.starter.diffusers_host import decode, encode, load_starter
 from deepexpo_models.training import train_starter
 from deepexpo_models.training.engine.settings import parse_settings
@@ -61,7 +62,12 @@ def test_vae_part_makes_a_starter_file(vae):
     parts = load_starter(vae)
     store = HeadStore(json.loads((vae.parent / "settings.json").read_text())["settings"]["heads"])
     latents = encode(parts, store.images(torch.arange(len(store))))
-    assert latents.shape == (len(store), 8, 16, 16) and decode(parts, latents[:1]).shape == (1, 3, 128, 128)
+    assert latents.shape == (len(store), STARTER.latent_channels, 16, 16) and decode(parts, latents[:1]).shape == (
+        1,
+        3,
+        128,
+        128,
+    )
     assert parts.vae.encode(store.images(torch.arange(1))).latent_dist.logvar.unique().item() == -6, "the same noise everywhere"
 
 
@@ -69,7 +75,7 @@ def test_vae_steps_lower_the_loss(vae, heads):
     """On one batch, with the trainer's own optimizer: the step's terms are what a lower loss means."""
     parts, data = load_starter(vae), starter_data.HeadPictures(str(heads), 128)
     images = data.images(torch.arange(2))[..., :32, :32]
-    step = VAEStep(parts.vae, parts.vae, principal_components(images, 8, 8))
+    step = VAEStep(parts.vae, parts.vae, principal_components(images, STARTER.latent_channels, 8))
     optimizer = train_starter.Muon(*train_starter.split_parameters([parts.vae], train_starter.NO_MATRICES), 2e-3)
     found = []
     for _ in range(8):
@@ -97,7 +103,7 @@ def test_a_decoder_learns_on_and_the_latents_stay(vae, heads, tmp_path):
 
 def test_a_resumed_vae_keeps_its_latents(heads, tmp_path, monkeypatch):
     """Also where pictures have come since the run began, whose principal components are others."""
-    others = [torch.nn.Conv2d(3, 8, 8, stride=8).requires_grad_(False) for _ in range(2)]
+    others = [torch.nn.Conv2d(3, STARTER.latent_channels, 8, stride=8).requires_grad_(False) for _ in range(2)]
     first = others[0].weight.clone()
     for steps, components in enumerate(others, 1):
         monkeypatch.setattr(train_starter, "_components", lambda *_, found=components: found)
@@ -197,7 +203,7 @@ def test_crops_stay_inside_on_the_grid_of_the_latents():
 
 
 def test_the_vae_has_as_many_channels_as_asked_and_its_captions_words(heads, tmp_path):
-    made = train(settings(tmp_path / "vae", part="vae", heads=str(heads), latent_channels=16, steps=1, crop=64, sample_every=0))
+    made = train(settings(tmp_path / "vae", part="vae", heads=str(heads), latent_channels=12, steps=1, crop=64, sample_every=0))
     config = load_starter(made).config
-    assert config.latent_channels == 16 and config.name == starter_data.HeadPictures.starter
+    assert config.latent_channels == 12 and config.name == starter_data.HeadPictures.starter
     assert "woman" in "".join(config.merges).replace(" ", "").replace("</w>", "")

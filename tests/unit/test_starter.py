@@ -63,7 +63,7 @@ def test_sizes(parts):
     """Small enough for a repository and a CPU; the picture is 8 times the latent, as ComfyUI's empty latents are."""
     count = {n: sum(p.numel() for p in getattr(parts, n).parameters()) for n in ("unet", "vae", "text_encoder")}
     assert sum(count.values()) < 8e6, count
-    assert parts.latent_shape == (8, 16, 16) and CONFIG.image_size == 128
+    assert parts.latent_shape == (16, 16, 16) and CONFIG.image_size == 128
     ids = torch.zeros(1, 77, dtype=torch.long)
     assert parts.text_encoder(ids).last_hidden_state.shape == (1, 77, STARTER.unet_shape.context_width)
     assert parts.vae.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mean.shape == (1, *parts.latent_shape)
