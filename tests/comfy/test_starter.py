@@ -235,7 +235,7 @@ def test_a_missing_file_is_one_sentence(pack, monkeypatch):
 @pytest.mark.parametrize("damage", ["missing", "misshapen"])
 def test_files_that_do_not_fit_their_config_are_one_sentence(pack, starter, monkeypatch, part, name, damage):
     states = {p: dict(getattr(starter.parts, p).state_dict()) for p in ("unet", "vae", "text_encoder")}
-    name = next(key for key in states[part] if key.removeprefix("text_model.") == name)  # transformers before 5.0 has the prefix
+    name = next(key for key in states[part] if key.removeprefix("text_model.") == name)  # before transformers 5.0
     tensor = states[part].pop(name)
     if damage == "misshapen":
         states[part][name] = torch.zeros(3, *tensor.shape[1:])
