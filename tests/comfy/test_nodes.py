@@ -174,7 +174,8 @@ def test_reenact_refuses_what_it_cannot_align(pack, dsid):
 
 
 def test_a_dsid_of_encoders_alone_encodes_and_draws_nothing(pack):
-    encoders = pack.run("DeepExPoLoadDSID", dsid_name="photo-dsid.safetensors")
+    random_weights.write_dsid(weights_folder(), "photo")
+    encoders = pack.run("DeepExPoLoadDSID", dsid_name=random_weights.DSID_FILE.format("photo"))
     kinds = ("Identity", "Semantics")
     identity, semantics = (pack.run(f"DeepExPoEncode{kind}", dsid=encoders, image=picture(3)) for kind in kinds)
     assert semantics.expression.shape == (1, encoders.config.expression_width)

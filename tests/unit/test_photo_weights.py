@@ -36,7 +36,7 @@ def astronaut(photo):
 def test_the_file_says_what_it_is(photo):
     assert FILE.stat().st_size < LARGEST
     assert photo.trained_on == ("drawings", "rendered heads")  # the identity encoder began with drawn faces
-    assert photo.generator is None and photo.readout.names == (*ARKIT52, *GAZE)
+    assert photo.generator is not None and photo.readout.names == (*ARKIT52, *GAZE)
 
 
 def test_it_reads_a_photograph(photo, astronaut):
