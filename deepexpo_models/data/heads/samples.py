@@ -29,9 +29,8 @@ from .units import sample_gaze, with_gaze
 
 SIZE, FINER = 256, 2  # pixels a side; drawn so much larger and averaged, for smooth edges
 Expression = str | Mapping[str, float]  # a preset's name, or ARKit's units by name
-HEADS: dict[
-    str, tuple[int, Expression, float, float, float]
-] = {  # name -> which of the people, then yaw, pitch, roll in degrees
+Look = tuple[int, Expression, float, float, float]  # which of the people; yaw, pitch, roll in degrees
+HEADS: dict[str, Look] = {
     "person_1": (23, "none", 0.0, 0.0, 0.0),
     "person_2": (15, "none", 0.0, 0.0, 0.0),
     "person_3": (1, "none", 0.0, 0.0, 0.0),

@@ -28,7 +28,7 @@ class RenderedHeads:
     nobody has labelled; test: folder of held-out people, for the meters; plain: targets stand on a grey ground, see
     `on_grey`, so that a generator need not draw backgrounds, which no code holds.
 
-    A label is ARKit's 52 units and the gaze in radians. Raises ValueError where plain finds no head to show.
+    A label is ARKit's 52 units and the gaze in radians. Raises ValueError where no head may be a target.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class RenderedHeads:
         """(M,) rows that may be a target: no code holds a hand before a face, nor a background."""
         rows = store.unspoilt(*([PLAIN] if self.plain else []))
         if not len(rows):
-            raise ValueError(f"--plain shows heads before one colour, and {store.folder} holds none; render more of them")
+            asked = "before one colour, as --plain shows them" if self.plain else "that is not spoilt"
+            raise ValueError(f"{store.folder} holds no head {asked}; render more of them")
         return rows
 
     def _batch(self, store: HeadStore, rows: Tensor, count: int, generator, triples: bool, same_clip: float) -> Batch:

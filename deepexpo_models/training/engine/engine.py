@@ -98,7 +98,7 @@ class Engine:
         self._feed: Feed | None = None
         self._backwards = 0
         self._seed(0)
-        if settings.precision == "bf16" and not has_bfloat16(self.device):
+        if settings.precision == "bf16" and self.device.type in ("cpu", "cuda") and not has_bfloat16(self.device):
             self.say(f"this {self.device.type} has no units for bfloat16: bf16 takes many times as long; use --precision fp32")
 
     @property
