@@ -78,7 +78,7 @@ vae=$runs/decoder/starter-base.safetensors
 learn train_starter --part vae --out "$runs/vae" --steps "${VAE_STEPS:-1500}" --batch-size 16 --crop 64 --lr 5e-3
 learn train_starter --part decoder --out "$runs/decoder" --vae "$runs/vae/starter-base.safetensors" \
     --steps "${DECODER_STEPS:-1500}" --batch-size 6 --lr 3e-3
-measure round_trip --base "$vae"
+measure round_trip --base "$vae" --judge "$judge"
 
 # U-Net, text encoder and factor tokens; its gate, before a MEAF is begun: the MEAF steers what the base can draw
 base=$runs/base/starter-base.safetensors

