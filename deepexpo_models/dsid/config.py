@@ -109,7 +109,7 @@ CONFIGS = {
     "small": DSIDConfig(  # for experiments that are repeated: an ablation on a CPU
         name="small",
         image_size=64,
-        expression_size=32,
+        expression_size=40,  # as many pixels as the aligned part of a crop has
         stem_stride=2,
         identity_width=128,
         expression_width=32,
