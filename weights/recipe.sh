@@ -93,4 +93,4 @@ learn train_meaf --out "$runs/meaf" --name heads --dsid "$dsid" --base "$base" -
 
 run evaluation.run --out "$runs/figures/tables" --heads "$test" --judge "$judge" --base "$base" --meaf "$meaf" --dsid "$dsid"
 echo "made $dsid, $judge, $base and $meaf; copy them to weights/photo-dsid.safetensors, judge-heads.safetensors," \
-    "heads-base.safetensors and heads-meaf.safetensors"
+    "heads-base.safetensors and heads-meaf.safetensors, and $runs/base/factors.safetensors to heads-factors.safetensors"

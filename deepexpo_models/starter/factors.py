@@ -81,13 +81,14 @@ def beside(text: Tensor, tokens: Tensor, told: Tensor) -> dict[str, Tensor]:
 
 
 def save_factors(path: Path, module: FactorTokens, starter: Path) -> None:
-    """Write the module beside the starter file that it was trained with."""
+    """Write the module, in half precision, beside the starter file that it was trained with."""
     config, belongs = {"width": module.width, **WIDTHS}, read_header(starter).metadata["sha256"]
-    save_tensors(path, FILE_KIND, module.state_dict(), name="factors", config=config, starter_sha256=belongs)
+    tensors = {name: value.half() for name, value in module.state_dict().items()}
+    save_tensors(path, FILE_KIND, tensors, name="factors", config=config, starter_sha256=belongs)
 
 
 def load_factors(path: Path, starter: Path) -> FactorTokens:
-    """In eval mode, for the starter file that it was trained with.
+    """float32, in eval mode, for the starter file that it was trained with.
 
     Raises ValueError, in one sentence, for any other or damaged file, for another version's factors and another starter file.
     """
@@ -97,4 +98,4 @@ def load_factors(path: Path, starter: Path) -> FactorTokens:
         raise ValueError(f"{header.path.name} reads other factors than this version makes of heads; train it again")
     if header.metadata.get("starter_sha256") != read_header(starter).metadata["sha256"]:
         raise ValueError(f"{header.path.name} was trained with another base than {starter.name}; give the one beside it")
-    return build_module(lambda layers: FactorTokens(width, layers), nn, header, tensors)
+    return build_module(lambda layers: FactorTokens(width, layers), nn, header, tensors).float()

@@ -111,7 +111,7 @@ def test_folder_lists_files_of_the_kind_and_last_what_cannot_be_read(pack, dsid)
     shipped = {"dsid": ("photo",), "meaf": ("heads",)}
     assert all(f"{name}-{kind}.safetensors" in kinds[kind] for kind, names in shipped.items() for name in names)
     assert set(kinds["dsid"]) & set(kinds["meaf"]) == {"not_ours.safetensors"}
-    others = ("judge-heads", "head", "heads-base")
+    others = ("judge-heads", "head", "heads-base", "heads-factors")
     assert not {f"{name}.safetensors" for name in others} & {*kinds["dsid"], *kinds["meaf"]}
 
 

@@ -111,7 +111,8 @@ def test_factor_tokens_are_kept_beside_their_base(parts, heads, tmp_path):
     save_factors(tmp_path / "factors.safetensors", module, base)
     again = load_factors(tmp_path / "factors.safetensors", base)
     tokens = module(true_factors(heads))
-    assert tokens.shape == (8, sum(TOKENS.values()), 32) and torch.equal(again(true_factors(heads)), tokens)
+    assert tokens.shape == (8, sum(TOKENS.values()), 32)
+    torch.testing.assert_close(again(true_factors(heads)), tokens, atol=5e-3, rtol=5e-3)  # kept in half precision
     parts_of_another = replace(load_starter(base).config, name="another")
     save_starter(tmp_path / "another.safetensors", build_starter(parts_of_another))
     with pytest.raises(ValueError, match=r"trained with another base than another\.safetensors; give the one beside it"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepexpo_models.evaluation.judges.judge import load_judge
+from deepexpo_models.starter.factors import load_factors
 from deepexpo_models.weights import TRAINED_ON, kinds_of_pictures, read_header
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -30,6 +31,8 @@ def test_what_reads_photographs_learned_from_rendered_heads(name):
 def test_the_painted_heads_fit_together():
     base, meaf, dsid = (read_header(WEIGHTS / f"{name}.safetensors") for name in ("heads-base", "heads-meaf", "photo-dsid"))
     assert meaf.config["base"] == base.config["name"] == "heads"
+    factors = load_factors(WEIGHTS / "heads-factors.safetensors", WEIGHTS / "heads-base.safetensors")
+    assert factors.width == base.config["text_width"]
     assert meaf.config["encoder"]["sha256"] == dsid.metadata["encoder_sha256"]
 
 
