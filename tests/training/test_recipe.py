@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def test_the_recipe_from_a_dsid_on(tmp_path, monkeypatch):
     monkeypatch.setattr(train_judge, "train", given.append)
     monkeypatch.setattr(evaluation, "run", given.append)
     monkeypatch.chdir(ROOT)
+    (tmp_path / "judge").mkdir()
+    shutil.copy(ROOT / "weights" / "judge-heads.safetensors", tmp_path / "judge" / "judge.safetensors")
     with small_shards():
         for split in ("train", "test"):
             write_fake_heads(tmp_path / "heads" / split, split=split)
