@@ -105,19 +105,19 @@ def likeness(dsid: DSID, drawn: Tensor, people: Tensor, who: Tensor) -> dict[str
 
 
 def measure(frames: RealFrames, pairs: Pairs, drawn: Tensor, dsid: DSID, landmarker: Landmarker | None) -> list[dict]:
-    """Rows of the table: judge, what is compared, pictures, and `agreement`."""
+    """Rows of the table: judge, what is compared, and `agreement`."""
     everyone = torch.arange(len(drawn))
     judges: dict[str, tuple[Reading, Tensor]] = {"DSID": (read(dsid, drawn), everyone)}
     if landmarker:
         judges["landmarker"] = seen_by(landmarker, drawn)
     rows = [
-        {"judge": judge, "compared": what, "pictures": len(places), **row}
+        {"judge": judge, "compared": what, **row}
         for judge, (found, places) in judges.items()
         for what, row in compare(found, frames, pairs, places).items()
     ]
     photos = read(dsid, bytes_to_model(frames.crops[pairs.reference]))
     floor = agreement(photos, told(frames, pairs.reference))
-    return [*rows, {"judge": "DSID", "compared": "the reference's photo, the reference", "pictures": len(drawn), **floor}]
+    return [*rows, {"judge": "DSID", "compared": "the reference's photo, the reference", **floor}]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

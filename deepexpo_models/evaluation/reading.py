@@ -55,10 +55,10 @@ def asked(heads: Heads) -> Reading:
 
 
 def agreement(found: Reading, other: Reading) -> dict[str, float]:
-    """Mean degrees between the rotations, the correlation of each of FACTORS, and the mean of those of MAIN; of the pictures in
-    which both saw a face."""
+    """pictures: those in which both saw a face; of them the mean degrees between the rotations, the correlation of each of
+    FACTORS, and the mean of those of MAIN."""
     seen = found.factors.isfinite().all(1) & other.factors.isfinite().all(1)
     found, other = found[seen], other[seen]
     r = {name: correlation(found.factors[:, i], other.factors[:, i]) for i, name in enumerate(FACTORS)}
     degrees = torch.rad2deg(geodesic_angle(found.rotation, other.rotation)).mean().item()
-    return {"degrees": degrees, "mean r": sum(r[name] for name in MAIN) / len(MAIN), **r}
+    return {"pictures": len(found.factors), "degrees": degrees, "mean r": sum(r[name] for name in MAIN) / len(MAIN), **r}

@@ -3,8 +3,8 @@
     python -m deepexpo_models.evaluation.round_trip --base weights/heads-base.safetensors runs/vae/starter-base.safetensors \\
         --heads runs/heads/test --reader weights/photo-dsid.safetensors --judge weights/judge-heads.safetensors
 
-The first row of a reader is what it sees in the pictures as they are: a VAE that loses nothing has the same figures, agrees
-with it fully (r 1, 0 degrees) and has a high PSNR, which alone says little of expressions.
+Beside them what is read before: a VAE that loses nothing has the same figures, agrees with it fully (r 1, 0 degrees) and has a
+high PSNR, which alone says little of expressions.
 """
 
 import argparse
@@ -34,13 +34,15 @@ def rebuilt(base: Base, images: Tensor) -> Tensor:
 
 
 def losses(again: Tensor, heads: Heads, reader: Callable[[Tensor], Reading]) -> dict[str, dict[str, float]]:
-    """again (N, 3, S, S): the heads' pictures after the round trip. Name of a comparison -> `agreement`: what is read in them
-    with the truth, and with what is read before; of the latter the PSNR too, in decibels, mean over the pictures."""
-    after = reader(again)
+    """again (N, 3, S, S): the heads' pictures after the round trip. Name of a comparison -> `agreement`: what is read before it
+    with the truth, after it with the truth, and after with before; of the last the PSNR too, in decibels, mean over the
+    pictures."""
+    before, after, truth = reader(heads.images), reader(again), asked(heads)
     psnr = -10 * torch.log10((again - heads.images).square().mean((1, 2, 3)) / 4)
     return {
-        "after, truth": agreement(after, asked(heads)),
-        "after, before": {"psnr": psnr.mean().item(), **agreement(after, reader(heads.images))},
+        "before, truth": agreement(before, truth),
+        "after, truth": agreement(after, truth),
+        "after, before": {"psnr": psnr.mean().item(), **agreement(after, before)},
     }
 
 
@@ -58,26 +60,20 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         heads = held_out(HeadStore(options.heads), options.count)
-        readers: dict[str, Callable[[Tensor], Reading]] = {
-            options.reader.stem: partial(read, load_dsid(options.reader).float().to(device))
-        }
+        readers: list[Callable[[Tensor], Reading]] = [partial(read, load_dsid(options.reader).float().to(device))]
         if options.judge:
-            readers[options.judge.stem] = partial(read_by_judge, load_judge(options.judge).to(device))
-        again = {path.parent.name: rebuilt(load_base(str(path), device), heads.images) for path in options.base}
-        rows = [row for name, reader in readers.items() for row in _rows(name, reader, heads, again)]
+            readers.append(partial(read_by_judge, load_judge(options.judge).to(device)))
+        rows = []
+        for path in options.base:
+            again = rebuilt(load_base(str(path), device), heads.images)
+            for name, reader in zip(("dsid", "judge"), readers):
+                found = losses(again, heads, reader).items()
+                rows += [
+                    {"vae": f"{path.parent.name}/{path.stem}", "reader": name, "compared": what, **row} for what, row in found
+                ]
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     write_table(options.out, "round-trip", rows)
-
-
-def _rows(name: str, reader: Callable[[Tensor], Reading], heads: Heads, again: dict[str, Tensor]) -> list[dict]:
-    before = {"vae": "none", "compared": "before, truth", **agreement(reader(heads.images), asked(heads))}
-    after = [
-        {"vae": vae, "compared": what, **row}
-        for vae, images in again.items()
-        for what, row in losses(images, heads, reader).items()
-    ]
-    return [{"reader": name, **row} for row in (before, *after)]
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class StarterSettings(RunSettings):
     snr_gamma: float = option(5.0, "text2image: min-SNR weighting (Hang et al. 2023); 0: none")
     factor_drop: float = option(0.5, "text2image on heads: share of samples without factor tokens; 1: there are none")
     calm_share: float = option(0.0, "text2image on heads: share of samples from pictures with a plain or gradient background")
-    factors: str = option("", "text2image on heads: factors file to start from, the one beside --vae")
+    factors: str = option("", "factors file beside --vae: text2image on heads starts from it, decoder takes it along")
     test: str = option("", "text2image on heads: folder of held-out heads, drawn from their factors at every --sample-every")
     reader: str = option("", "DSID file that reads what is drawn of --test, as weights/photo-dsid.safetensors")
 
@@ -86,6 +86,8 @@ class StarterSettings(RunSettings):
             raise ValueError(f"factor_drop is {self.factor_drop}; it is a share from 0 to 1")
         if not 0 <= self.calm_share <= 1 or (self.calm_share and not self.heads):
             raise ValueError(f"calm_share is {self.calm_share}; it is a share from 0 to 1 of rendered heads (--heads)")
+        if self.factors and self.part == "vae":
+            raise ValueError("--factors belong to a base, and vae begins one; leave them out")
         if self.factors and not self.has_factors:
             raise ValueError("--factors are tokens of rendered heads; give --heads, and a --factor-drop below 1")
         if bool(self.test) != bool(self.reader):
@@ -106,6 +108,7 @@ def train(settings: StarterSettings) -> Path | None:
 def _train_vae(settings: StarterSettings) -> Path | None:
     engine = Engine(settings)
     data = _data(settings, engine)
+    factors = load_factors(Path(settings.factors), Path(settings.vae)) if settings.factors else None
     parts = _new_parts(settings, data) if settings.part == "vae" else load_starter(Path(settings.vae))
     network, components = (parts.vae, _components(parts, data)) if settings.part == "vae" else (decoder_of(parts.vae), None)
     if settings.checkpointing:
@@ -134,7 +137,7 @@ def _train_vae(settings: StarterSettings) -> Path | None:
     if not engine.finished:
         return None
     with ema.applied(network):
-        return _release(engine, settings, parts)
+        return _release(engine, settings, parts, factors)
 
 
 def _new_parts(settings: StarterSettings, data) -> StarterParts:
