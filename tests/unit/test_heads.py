@@ -5,6 +5,7 @@ skipped, with their number in the report.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,24 @@ import torch
 from PIL import Image
 
 from deepexpo_models.data.heads import readers, samples
-from deepexpo_models.data.heads.captions import CAPTION_WORDS, captions
-from deepexpo_models.data.heads.people import is_held_out, sample_person
+from deepexpo_models.data.heads.captions import CAPTION_WORDS, captions, context_caption
+from deepexpo_models.data.heads.geometry import make_actor
+from deepexpo_models.data.heads.people import HAIR_COLOURS, is_held_out, sample_person
 from deepexpo_models.data.heads.poses import FRONTAL, camera_direction, euler_matrix, sample_pose
 from deepexpo_models.data.heads.regions import face_of, region_of
+from deepexpo_models.data.heads.render import even_hair
 from deepexpo_models.data.heads.scenery import BACKGROUND_SIDE, BACKGROUNDS, sample_setting
-from deepexpo_models.data.heads.shards import FRAMES, LABELS, PEOPLE, SHARD, HeadStore, render_shard, write_shard
+from deepexpo_models.data.heads.shards import (
+    CONTEXT,
+    FRAMES,
+    LABELS,
+    PEOPLE,
+    SHARD,
+    HeadStore,
+    context_of,
+    render_shard,
+    write_shard,
+)
 from deepexpo_models.data.heads.spoil import OCCLUDERS, camera, spoil
 from deepexpo_models.data.heads.units import (
     HELD_OUT_PAIRS,
@@ -185,6 +198,50 @@ def test_people_of_a_group_play_the_same(renderer):  # noqa: F811
     assert (units == units[:, :1]).all()
     for member in range(PEOPLE):
         np.testing.assert_array_equal(rotation[:, member], np.roll(rotation[:, 0], -member, axis=1))
+
+
+def test_hair_painted_black_takes_a_colour_as_other_hair_does():
+    """What counts is how bright a place is beside the strands' mean; where nothing is brighter, all of it is the mean."""
+    alpha = np.full((8, 8, 1), 255, np.uint8)
+    alpha[:, 4:] = 0
+    black, waves = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    waves[:4, :4], waves[:, 4:] = 8, 255  # what is not seen does not count
+    assert (even_hair(np.concatenate([black, alpha], 2))[..., :3] == 127).all()
+    for bright in (1, 20):
+        even = even_hair(np.concatenate([waves * np.uint8(bright), alpha], 2))
+        assert (even[:4, :4, :3] > 200).all() and (even[4:, :4, :3] == 0).all() and (even[..., 3:] == alpha).all()
+
+
+@SKIP
+def test_hair_has_the_colour_that_captions_name(renderer):  # noqa: F811
+    """Of every style and of brows: as MakeHuman painted them, black ones stayed black whatever their colour."""
+    model, rng = renderer.model, np.random.default_rng(0)
+    parts = model.names, model.skins, model.hairs, model.brows, model.lashes
+    person, setting = sample_person(rng, *parts, "train"), sample_setting(rng)
+    dark, blond = (np.array(HAIR_COLOURS[name]) for name in ("black", "blond"))
+    turn, rest = euler_matrix(0, 0, 0), np.zeros(len(ARKIT52))
+    for hair, brow in zip(model.hairs, model.brows):
+        looks = [replace(person, hair=hair, brow=brow, hat=None, hair_colour=c, brow_colour=c) for c in (dark, blond)]
+        drawn = [renderer.render(make_actor(model, look), rest, np.zeros(2), turn, turn, setting) for look in looks]
+        before, after = (each.picture.astype(float) for each in drawn)
+        changed = np.abs(after - before).max(2) > 8
+        assert changed.mean() > 0.02 and (after - before)[changed].mean() > 40, hair
+
+
+@SKIP
+def test_clothes_are_named_where_they_are_seen(renderer):  # noqa: F811
+    model, rng = renderer.model, np.random.default_rng(0)
+    actor = make_actor(model, sample_person(rng, model.names, model.skins, model.hairs, model.brows, model.lashes, "train"))
+    turn, rest, setting = euler_matrix(0, 0, 0), np.zeros(len(ARKIT52)), sample_setting(rng)
+    red, blue = (replace(setting, cloth=np.eye(3)[i], cloth_second=np.eye(3)[i]) for i in (0, 2))
+    for shift, fewest, most in ((-0.7, 0.0, 0.01), (0.3, 0.05, 0.6)):
+        up = np.array([0, shift])
+        drawn = [renderer.render(actor, rest, np.zeros(2), turn, turn, replace(each, shift=up)) for each in (red, blue)]
+        seen = (drawn[0].picture != drawn[1].picture).any(2).mean()
+        assert fewest <= drawn[0].cloth <= most and drawn[0].cloth == pytest.approx(seen, abs=0.01), shift
+    context = context_of(actor.person, setting, False, False)
+    assert context[CONTEXT.index("cloth")] == context[CONTEXT.index("pattern")] == -1
+    assert "clothes" not in context_caption(torch.from_numpy(context))
 
 
 @SKIP

@@ -60,7 +60,8 @@ def _caption(context: Tensor, units: Tensor, angles: Tensor, draw: Tensor) -> st
     parts += [words for words in (_pose(angles) if "pose" in told else "",) if words]
     background = value("background_colour")
     parts.append(PLACES[BACKGROUNDS[value("background")]].format(list(COLOURS)[background] if background >= 0 else ""))
-    parts.append(CLOTHES[PATTERNS[value("pattern")]].format(list(COLOURS)[value("cloth")]))
+    dressed = value("cloth") >= 0
+    parts += [CLOTHES[PATTERNS[value("pattern")]].format(list(COLOURS)[value("cloth")])] if dressed else []
     parts += ["wearing glasses" if value("glasses") == 1 else "wearing sunglasses"] if value("glasses") else []
     parts += ["wearing a hat"] if value("hat") else []
     parts += [f"{LIGHTS[value('light')]} light"] if "light" in told else []

@@ -163,7 +163,7 @@ def _surface(model, actor: Actor, name: str, at, local, units, turn, nose, setti
     elif name == person.hat:
         kind, look = "mouth", {"first": name, "tint": person.hat_colour}
     elif name == person.hair:
-        look = {"first": name, "tint": person.hair_colour * 1.6, "gloss": 0.35, "alpha_cut": 0.25}
+        look = {"first": name, "tint": person.hair_colour * 0.6, "gloss": 0.35, "alpha_cut": 0.25}
     else:
         extra[:, 2] = 0.9
         tint = np.full(3, 0.03) if name == person.lash else person.brow_colour

@@ -115,7 +115,7 @@ def _draw(rng, names, skins, hairs, brows, lashes) -> Person:
         hair_name=hair_name,
         hair_colour=hair_colour,
         brow=str(rng.choice(brows)),
-        brow_colour=hair_colour * rng.uniform(0.3, 1),
+        brow_colour=hair_colour * rng.uniform(0.15, 0.6),
         lash=str(rng.choice(lashes)),
         hat=hat,
         hat_colour=rng.random(3) ** 2,

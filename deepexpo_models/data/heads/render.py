@@ -25,15 +25,18 @@ SHADOW_SIDE = 320
 UNITS = {"first": 0, "second": 1, "masks": 2, "shadow": 3}  # of textures
 CASTS = ("skin", "hair", "mouth")
 LIGHT = ("key_dir", "key", "fill_dir", "fill", "sky", "ground", "rim", "wrap", "gloss", "exposure")
+CONTRAST = 0.45  # exponent of a hair picture's brightness: what was painted nearly black has more of it than can be seen
 PERSON = ("mixing", "gamma", "stubble", "makeup", "lip", "freckles", "iris", "rings")
 
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """picture (S, S, 3) uint8; labels: rotation (3, 3), units (52,), gaze (2,), five (5, 2), surface (96, 2), all float32."""
+    """picture (S, S, 3) uint8; labels: rotation (3, 3), units (52,), gaze (2,), five (5, 2), surface (96, 2), all float32;
+    cloth: the share of the picture in which clothes are seen."""
 
     picture: np.ndarray
     labels: dict[str, np.ndarray]
+    cloth: float
 
 
 def open_context():
@@ -69,7 +72,8 @@ class HeadRenderer:
         self.back = context.texture((BACKGROUND_SIDE, BACKGROUND_SIDE), 3)
         corners = context.buffer(np.array([-1, -1, 3, -1, -1, 3], "f4"))
         self.back_triangle = context.vertex_array(self.back_program, [(corners, "2f", "corner")])
-        self.textures = {name: self._texture(png) for name, png in model.pictures.items()}
+        hair = {*model.hairs, *model.brows, *model.lashes}
+        self.textures = {name: self._texture(png, name in hair) for name, png in model.pictures.items()}
         self.meshes: dict = {}
         for name, unit in UNITS.items():
             self.program[name] = unit
@@ -84,8 +88,9 @@ class HeadRenderer:
         if setting.light.shadows:
             self._draw_shadows(scene, drawn)
         self._draw(scene, drawn, actor, setting)
-        pixels = np.frombuffer(self.target.read(components=3), np.uint8).reshape(self.size, self.size, 3)
-        return Rendered(pixels, {name: value.astype(np.float32) for name, value in scene.labels.items()})
+        pixels = np.frombuffer(self.target.read(components=4), np.uint8).reshape(self.size, self.size, 4)
+        labels = {name: value.astype(np.float32) for name, value in scene.labels.items()}
+        return Rendered(np.ascontiguousarray(pixels[..., :3]), labels, float((pixels[..., 3] < 128).mean()))
 
     def _draw_shadows(self, scene: Stage, drawn: list) -> None:
         self.shadow_target.use()
@@ -147,14 +152,26 @@ class HeadRenderer:
         vertices.write(data)
         return mesh, shadow
 
-    def _texture(self, png: np.ndarray):
+    def _texture(self, png: np.ndarray, hair: bool):
         from PIL import Image
 
         picture = Image.open(io.BytesIO(png.tobytes())).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        texture = self.context.texture(picture.size, len(picture.getbands()), picture.tobytes())
+        pixels = even_hair(np.asarray(picture)) if hair else np.asarray(picture)
+        texture = self.context.texture(picture.size, pixels.shape[2], pixels.tobytes())
         texture.build_mipmaps()
         texture.filter = (self.gl.LINEAR_MIPMAP_LINEAR, self.gl.LINEAR)
         return texture
+
+
+def even_hair(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 of hair, brows or lashes -> grey, as bright as it is beside its strands' mean, which
+    is 127. MakeHuman's are painted from black to blond, and a tint would leave black ones black."""
+    bright = (picture[..., :3] @ np.array([0.3, 0.6, 0.1]) / 255) ** 2.2
+    strands = picture[..., 3] / 255
+    shade = (bright / max((bright * strands).sum() / strands.sum(), 1e-6)) ** CONTRAST
+    mean = (shade * strands).sum() / strands.sum()
+    even = shade / mean if mean > 0 else np.ones_like(shade)  # black all over
+    return np.concatenate([np.repeat((even.clip(0, 2) * 127.5).astype(np.uint8)[..., None], 3, 2), picture[..., 3:]], 2)
 
 
 def _write(program, name: str, matrix: np.ndarray) -> None:

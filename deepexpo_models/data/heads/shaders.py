@@ -23,6 +23,7 @@ in vec3 place; in vec3 facing; in vec2 texel; in vec4 more; in vec4 lamp;
 // more: of skin (cloth, beard, -, -), else (-, -, open, alpha)
 out vec4 colour;
 uniform int kind;
+const float SEEN_CLOTH = 0.;                                        // its alpha in the finished picture; all else has 1
 uniform sampler2D first; uniform sampler2D second; uniform sampler2D masks; uniform sampler2DShadow shadow;
 uniform vec3 key_dir, key, fill_dir, fill, sky, ground, rim;
 uniform float gloss, wrap, shadows, exposure;
@@ -60,7 +61,7 @@ void main() {
     if (!skin) {
       float striped = step(.5, fract(dot(place.xy, pattern.xy) * pattern.z)), mottled = noise(place.xy * pattern.z * 3.);
       float share = pattern.w < .5 ? 0. : pattern.w < 1.5 ? striped : mottled;
-      base = mix(cloth, cloth_second, share); strength = .1 * gloss;
+      base = mix(cloth, cloth_second, share); strength = .1 * gloss; alpha = SEEN_CLOTH;
     }
   } else if (kind == 1) {
     n = normalize(place - centre);
@@ -79,8 +80,7 @@ void main() {
   } else if (kind == 3) {
     vec4 strand = texture(first, texel); alpha = strand.a;
     if (alpha < alpha_cut) discard;
-    float grey = dot(strand.rgb, vec3(.3, .6, .1));
-    base = pow(mix(vec3(grey), strand.rgb, .4), vec3(1.6)) * tint; strength = gloss * .8; shine = 12.; open = more.z;
+    base = 2. * strand.r * tint; strength = gloss * .8; shine = 12.; open = more.z;  // see render.even_hair
   } else {
     shine = 60.; alpha = more.w;
   }

@@ -28,6 +28,8 @@ from .units import sample_expression, sample_gaze, with_gaze
 GROUPS = 8
 SHARD = PEOPLE * FRAMES * GROUPS  # pictures
 SPOILT_SHARE = 0.2
+RENDERER = 2  # its version: rises when the same numbers give other pictures
+SEEN_CLOTH = 0.02  # share of a picture from which on its clothes are named
 SPLITS = {"train": 0, "test": 1}
 CALM = ("plain", "gradient")  # backgrounds
 JUDGED = "judged.npz"  # of a shard: what the landmarker read in its pictures, see judged.py
@@ -99,18 +101,20 @@ def _row(rng, rendered, person: Person, setting: Setting) -> dict[str, np.ndarra
         nose = np.clip(((labels["five"][2] + 1) / 2 * len(picture)).astype(int), 4, len(picture) - 5)
         skin = picture[nose[1] - 3 : nose[1] + 4, nose[0] - 3 : nose[0] + 4].reshape(-1, 3).mean(0) / 255
         picture = spoil(picture, rng, skin, labels["five"][3:].mean(0))
-    return {"images": picture, **labels, "context": context_of(person, setting, spoilt)}
+    return {"images": picture, **labels, "context": context_of(person, setting, spoilt, rendered.cloth > SEEN_CLOTH)}
 
 
-def context_of(person: Person, setting: Setting, spoilt: bool) -> np.ndarray:
-    """(len(CONTEXT),) float32: numbers, or places in the tables of names; -1 for none. glasses: 2 where they are dark."""
+def context_of(person: Person, setting: Setting, spoilt: bool, dressed: bool) -> np.ndarray:
+    """(len(CONTEXT),) float32: numbers, or places in the tables of names; -1 for none: cloth and pattern where clothes are not
+    seen. glasses: 2 where they are dark."""
     hairs = list(HAIR_COLOURS)
     glasses = 0 if person.glasses is None else 2 if person.glasses.shade > 0.25 else 1
     values = (
         person.sex, person.age, -1 if person.hair is None else HAIR_NAMES.index(person.hair), hairs.index(person.hair_name),
         list(IRISES).index(person.iris_name), glasses, person.hat is not None, person.stubble,
-        BACKGROUNDS.index(setting.background_kind), _place(setting.background_colour), _place(setting.cloth_colour),
-        PATTERNS.index(setting.pattern), LIGHTS.index(setting.light.name), spoilt,
+        BACKGROUNDS.index(setting.background_kind), _place(setting.background_colour),
+        _place(setting.cloth_colour if dressed else ""), PATTERNS.index(setting.pattern) if dressed else -1,
+        LIGHTS.index(setting.light.name), spoilt,
     )  # fmt: skip
     return np.array(values, np.float32)
 
@@ -123,8 +127,8 @@ def write_shard(renderer: HeadRenderer, folder: Path, index: int, seed: int, spl
     """Render one shard into folder/shard-<index>/; a whole one that is there already is left as it is."""
     final, partial = folder / f"shard-{index:05d}", folder / f"partial-{index:05d}"
     settings = {
-        "index": index, "seed": seed, "split": split, "size": renderer.size, "model": model_sha256, "pictures": len(pictures),
-        "frontal": FRONTAL.tolist(), "units": ARKIT52, "context": CONTEXT,
+        "index": index, "seed": seed, "split": split, "size": renderer.size, "renderer": RENDERER, "model": model_sha256,
+        "pictures": len(pictures), "frontal": FRONTAL.tolist(), "units": ARKIT52, "context": CONTEXT,
     }  # fmt: skip
     if final.exists():
         _require_same(final, settings)
