@@ -139,19 +139,19 @@ def losses(judge: Judge, images: Tensor, shown: Shown, generator: Generator) -> 
     strangers = no_faces(images, generator)
     present[: len(images)] = 1
     faces = torch.cat([found["face"], judge.read_scene(strangers)["face"]])
-    expression = judge.read_expression(images, aligned_by)
+    face = judge.read_face(images, aligned_by, found["identity"])
     context = [
         _class_error(logits, classes.long())
         for logits, classes in zip(by_factor(found["context"], HEADS.context), shown.context.T, strict=True)
     ]
     return {
         "expression": F.mse_loss(
-            expression, to_share(shown.expression, HEADS.expression)
+            face["expression"], to_share(shown.expression, HEADS.expression)
         ),  # L1 would find brows at rest always
         "rotation": (found["rotation"] - rotation).square().sum((1, 2)).mean(),
         "place": F.smooth_l1_loss(found["place"], to_share(shown.pose[:, 3:], HEADS.pose[3:]), beta=0.2),
-        "identity": info_nce(found["identity"][0::2], found["identity"][1::2]),
-        "looks": F.mse_loss(found["looks"], to_share(shown.looks, HEADS.looks)),
+        "identity": info_nce(face["identity"][0::2], face["identity"][1::2]),
+        "looks": F.mse_loss(face["looks"], to_share(shown.looks, HEADS.looks)),
         "context": torch.stack(context).mean(),
         "face": F.binary_cross_entropy_with_logits(faces, present[: len(faces)]),
     }

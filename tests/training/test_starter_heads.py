@@ -239,7 +239,7 @@ def test_latents_are_the_principal_components_of_patches(heads):
 
 def test_a_vae_that_loses_nothing(parts, heads, reader):
     base = load_base(str(parts / "base.safetensors"), torch.device("cpu"))
-    judge = Judge(JudgeConfig(scene_channels=(8, 8, 8, 8), expression_channels=(8, 8, 8, 8)))
+    judge = Judge(JudgeConfig(scene_channels=(8, 8, 8, 8), face_channels=(8, 8, 8, 8)))
     torch.nn.init.constant_(judge.readers["face"].head.bias, 10)  # one that sees faces in noise
     for how in (partial(read, reader), partial(read_by_judge, judge)):
         real = round_trip.losses(round_trip.rebuilt(base, heads.images), heads, how)

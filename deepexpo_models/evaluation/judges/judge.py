@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...dsid.alignment import similarity_from_pose, warp
 from ...dsid.rotation import FRONTAL, euler_to_matrix, matrix_to_euler, matrix_to_rotation, rotation_to_matrix
 from ...image import resize
-from ...layers import SpatialPool, Trunk
+from ...layers import MLP, SpatialPool, Trunk
 from ...weights import build_module, load_tensors, save_tensors
 from .kinds import HEADS, RENDERED, Factor, Shown
 
@@ -29,10 +29,12 @@ class JudgeConfig:
 
     image_size: int = 128
     scene_size: int = 64
-    expression_size: int = 64
+    face_size: int = 64
     scene_channels: tuple[int, ...] = (40, 80, 128, 192)
-    expression_channels: tuple[int, ...] = (40, 80, 128, 160)
+    face_channels: tuple[int, ...] = (40, 80, 128, 160)
     identity_width: int = 64
+    colour_size: int = 16
+    colour_width: int = 256
     pictures: str = RENDERED
 
     @classmethod
@@ -67,47 +69,52 @@ class Reader(nn.Module):
 
 
 class Judge(nn.Module):
-    """Pose, identity, context and the presence of a face from the whole picture; expression from a crop aligned by the
-    pose found. `errors` is what it knows of its own mistakes (see `own_errors`); empty before it was measured.
+    """Pose, context and the presence of a face from the whole picture; expression from a crop aligned by the pose found;
+    identity from both. `errors` is what it knows of its own mistakes (see `own_errors`); empty before it was measured.
+
+    Normalised features hardly know a colour, so `colours` tells the context from the pixels of a small picture too.
     """
 
     def __init__(self, config: JudgeConfig, operations=nn):
         super().__init__()
         self.config = config
         self.errors: dict = {}
-        channels, side = config.scene_channels[-1], config.scene_size // 2 ** len(config.scene_channels)
-        widths = {
-            "pose": 9,
-            "identity": config.identity_width,
-            "face": 1,
-            "context": sum(len(f.choices) for f in HEADS.context),
-        }
+        contexts = sum(len(factor.choices) for factor in HEADS.context)
         self.scene = Trunk(config.scene_channels, 1, stem_stride=2, operations=operations)
-        self.readers = nn.ModuleDict({name: Reader(channels, side, width, operations) for name, width in widths.items()})
+        self.readers = _readers(
+            config.scene_channels, config.scene_size, operations,
+            pose=9, identity=config.identity_width, face=1, context=contexts,
+        )  # fmt: skip
+        self.colours = MLP((3 * config.colour_size**2, config.colour_width, contexts), operations)
+        self.aligned = Trunk(config.face_channels, 1, stem_stride=2, operations=operations)
+        self.face_readers = _readers(
+            config.face_channels, config.face_size, operations,
+            identity=config.identity_width, expression=len(HEADS.expression),
+        )  # fmt: skip
         self.looks = operations.Linear(config.identity_width, len(HEADS.looks))
-        self.aligned = Trunk(config.expression_channels, 1, stem_stride=2, operations=operations)
-        side = config.expression_size // 2 ** len(config.expression_channels)
-        self.expression = Reader(config.expression_channels[-1], side, len(HEADS.expression), operations)
 
     def read_scene(self, images: Tensor) -> dict[str, Tensor]:
-        """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) and looks in shares of their ranges,
-        identity (B, D), context and face logits."""
+        """images (B, 3, image_size, image_size) -> rotation (B, 3, 3), place (B, 3) in shares of its ranges, context and
+        face logits, and what the scene tells of the identity (B, D)."""
         features = self._scene_features(images)
         found = {name: reader(features) for name, reader in self.readers.items()}
         rotation, place = found.pop("pose").split([6, 3], dim=1)
-        identity = F.normalize(found.pop("identity"), dim=1)
-        looks = self.looks(identity * self.config.identity_width**0.5)
         rotation = rotation_to_matrix(rotation + rotation.new_tensor(FRONTAL))
-        return {"rotation": rotation, "place": place, "identity": identity, "looks": looks, **found}
+        colours = self.colours(_shrunk(images, self.config.colour_size).flatten(1))
+        return {**found, "rotation": rotation, "place": place, "context": found["context"] + colours}
 
     def _scene_features(self, images: Tensor) -> Tensor:
-        return self.scene(F.interpolate(images, self.config.scene_size, mode="bilinear", antialias=True))
+        return self.scene(_shrunk(images, self.config.scene_size))
 
-    def read_expression(self, images: Tensor, pose: Tensor) -> Tensor:
-        """images (B, 3, image_size, image_size), pose (B, 6) to align them by -> (B, E) in shares of their ranges."""
+    def read_face(self, images: Tensor, pose: Tensor, scene_identity: Tensor) -> dict[str, Tensor]:
+        """images (B, 3, image_size, image_size), pose (B, 6) to align them by, what the scene tells of the identity (B, D) ->
+        expression (B, E) and looks (B, L) in shares of their ranges, identity (B, D) of unit norm."""
         rotation = matrix_to_rotation(euler_to_matrix(pose[:, :3]))
         similarity = similarity_from_pose(rotation, pose[:, 3:5], pose[:, 5:])
-        return self.expression(self.aligned(warp(images, similarity, self.config.expression_size)))
+        features = self.aligned(warp(images, similarity, self.config.face_size))
+        found = {name: reader(features) for name, reader in self.face_readers.items()}
+        identity = F.normalize(found["identity"] + scene_identity, dim=1)
+        return {**found, "identity": identity, "looks": self.looks(identity * self.config.identity_width**0.5)}
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -120,14 +127,25 @@ class Judge(nn.Module):
         images = resize(images.float(), self.config.image_size)
         scene = self.read_scene(images)
         pose = torch.cat([matrix_to_euler(scene["rotation"]), from_share(scene["place"], HEADS.pose[3:])], dim=1)
+        face = self.read_face(images, pose, scene["identity"])
         return Judgement(
             face=scene["face"][:, 0].sigmoid(),
-            identity=scene["identity"],
-            looks=from_share(scene["looks"], HEADS.looks),
-            expression=from_share(self.read_expression(images, pose), HEADS.expression),
+            identity=face["identity"],
+            looks=from_share(face["looks"], HEADS.looks),
+            expression=from_share(face["expression"], HEADS.expression),
             pose=pose,
             context=torch.stack([part.argmax(1).float() for part in by_factor(scene["context"], HEADS.context)], dim=1),
         )
+
+
+def _readers(channels: tuple[int, ...], size: int, operations, **widths: int) -> nn.ModuleDict:
+    """Name -> a reader, of so many numbers, of what a trunk with these channels makes of pictures of that size."""
+    side = size // 2 ** len(channels)
+    return nn.ModuleDict({name: Reader(channels[-1], side, width, operations) for name, width in widths.items()})
+
+
+def _shrunk(images: Tensor, size: int) -> Tensor:
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 @torch.no_grad()
