@@ -65,7 +65,7 @@ def starter() -> Template:
                 "negative": negative(),
                 "size": size(4),
             }),
-            (270, sampler("apply", seed=6, cfg=CFG)),
+            (270, sampler("apply", seed=8, cfg=CFG)),
             (320, {"save": save("starter")}),
         ],
         note_height=230,
