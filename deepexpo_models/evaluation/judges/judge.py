@@ -72,7 +72,7 @@ class Judge(nn.Module):
     """Pose, context and the presence of a face from the whole picture; expression from a crop aligned by the pose found;
     identity from both. `errors` is what it knows of its own mistakes (see `own_errors`); empty before it was measured.
 
-    Normalised features hardly know a colour, so `colours` tells the context from the pixels of a small picture too.
+    `colours` tells the context from the pixels of a small picture too; what that adds by itself was not measured.
     """
 
     def __init__(self, config: JudgeConfig, operations=nn):
