@@ -345,14 +345,11 @@ def _meaf(settings: MEAFSettings, dsid: DSID | None, base: Base) -> MEAF:
 
 def _completed(given: MEAF, fresh: MEAFConfig, settings: MEAFSettings) -> MEAF:
     """The MEAF with the streams and the branch that it lacks; an imported one has but its own stream."""
-    config = given.config
+    config = _continued(given.config, fresh, settings.freeze)
     if fresh.streams.keys() <= config.streams.keys() and fresh.branch == config.branch:
+        given.config = config
         return given
-    own = [name for name, stream in config.streams.items() if not stream.face_model]
-    if own and config.encoder != fresh.encoder:
-        raise ValueError(f"the {own[0]} stream of MEAF {config.name!r} was trained on {config.encoder}; give that as --dsid")
-    streams = {**fresh.streams, **config.streams}
-    meaf = MEAF(replace(config, name=fresh.name, streams=streams, encoder=fresh.encoder, branch=fresh.branch))
+    meaf = MEAF(replace(config, streams={**fresh.streams, **config.streams}, branch=fresh.branch))
     if meaf.load_state_dict(given.state_dict(), strict=False).unexpected_keys:
         raise ValueError(
             f"{settings.init} is of size {config.size} and has weights that --size {settings.size} has no place for; "
@@ -364,6 +361,19 @@ def _completed(given: MEAF, fresh: MEAFConfig, settings: MEAFSettings) -> MEAF:
                 if site.startswith(PREFIX):
                     nn.init.zeros_(cast(Any, stream).sites.get_submodule(site).gate)
     return meaf
+
+
+def _continued(config: MEAFConfig, fresh: MEAFConfig, frozen: tuple[str, ...]) -> MEAFConfig:
+    """What a MEAF becomes that goes on under fresh's name with the codes of fresh's encoder; the file must say whose they are.
+
+    Raises ValueError where that is another encoder and a stream of the MEAF's own keeps its weights or has no place for them.
+    """
+    was = config.encoder
+    for name, stream in config.streams.items() if was != fresh.encoder else ():
+        fits = name in fresh.streams and stream.input_width == fresh.streams[name].input_width
+        if not stream.face_model and (name in frozen or not fits):
+            raise ValueError(f"the {name} stream of MEAF {config.name!r} was trained on {was}; give that as --dsid")
+    return replace(config, name=fresh.name, encoder=fresh.encoder)
 
 
 def _optimizer(trained: dict[str, nn.Module], settings: MEAFSettings, sharded: bool) -> torch.optim.Optimizer:

@@ -106,6 +106,23 @@ def test_frozen_streams_keep_their_weights(parts, tmp_path):
     assert not all(equal for name, equal in same.items() if name.startswith("streams.pose."))
 
 
+def test_streams_that_go_on_with_another_dsid_name_that_one(parts, tmp_path):
+    """Its codes are what they learned last; a stream that stays as it was needs the DSID before, and so do other widths."""
+    first, kept = train(settings(parts, tmp_path / "a")), load_dsid(parts / "dsid.safetensors")
+    torch.manual_seed(1)
+    for name, changed in {"other": kept.config, "wider": replace(kept.config, expression_width=32)}.items():
+        dsid = DSID(changed)
+        save_dsid(tmp_path / f"{name}.safetensors", dsid, encoder_id(name, dsid))
+    on = {"init": str(first), "dsid": str(tmp_path / "other.safetensors"), "name": "next"}
+    found = load_meaf(train(settings(parts, tmp_path / "b", **on))).config
+    assert found.encoder == load_dsid(tmp_path / "other.safetensors").encoder != kept.encoder and found.name == "next"
+    told = r"of MEAF 'meaf' was trained on DSID 'tiny' .*; give that as --dsid"
+    with pytest.raises(ValueError, match=f"the pose stream {told}"):
+        train(settings(parts, tmp_path / "c", freeze=("pose",), **on))
+    with pytest.raises(ValueError, match=f"the expression stream {told}"):
+        train(settings(parts, tmp_path / "d", **{**on, "dsid": str(tmp_path / "wider.safetensors")}))
+
+
 @pytest.fixture(scope="module")
 def imported(parts) -> Path:
     """A FaceID adapter for the tiny base, through the importer."""
