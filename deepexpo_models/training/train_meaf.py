@@ -364,10 +364,7 @@ def _completed(given: MEAF, fresh: MEAFConfig, settings: MEAFSettings) -> MEAF:
 
 
 def _continued(config: MEAFConfig, fresh: MEAFConfig, frozen: tuple[str, ...]) -> MEAFConfig:
-    """What a MEAF becomes that goes on under fresh's name with the codes of fresh's encoder; the file must say whose they are.
-
-    Raises ValueError where that is another encoder and a stream of the MEAF's own keeps its weights or has no place for them.
-    """
+    """A MEAF's config once it goes on with the codes of fresh's encoder. Raises ValueError where a stream of its own cannot."""
     was = config.encoder
     for name, stream in config.streams.items() if was != fresh.encoder else ():
         fits = name in fresh.streams and stream.input_width == fresh.streams[name].input_width
