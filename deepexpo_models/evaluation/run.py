@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     add_files(parser)
     parser.add_argument("--only", choices=("dsid", "meaf"), help="measure one of them")
     parser.add_argument("--count", type=int, default=50, help="MEAF: pictures per row of the table")
+    parser.add_argument("--seed", type=int, default=5, help="MEAF: who is asked for what, and the noise")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--cfg", type=float, default=CFG, help="guidance")
     parser.add_argument("--threads", type=int, default=0)
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> dict:
         results["dsid"] = report(load_dsid(options.dsid).float().eval(), store, options.dsid.stem)
     if judge:
         pipeline = Pipeline.load(options.base, options.meaf, options.dsid, device="cpu", steps=options.steps, cfg=options.cfg)
-        results["meaf"] = measure_meaf(pipeline, judge, make_requests(store, options.count), say)
+        results["meaf"] = measure_meaf(pipeline, judge, make_requests(store, options.count, options.seed), say)
         results["judge"] = judge.errors
         _draw_meaf(options.out, results["meaf"])
     results["seconds"] = time.monotonic() - start

@@ -10,9 +10,12 @@ from deepexpo_models.data.heads.captions import context_caption
 from deepexpo_models.data.heads.poses import LIMITS
 from deepexpo_models.data.heads.scenery import COLOURS
 from deepexpo_models.data.heads.shards import CONTEXT, FRAMES, PEOPLE, HeadStore
-from deepexpo_models.evaluation.factors import FACTORS
+from deepexpo_models.dsid.rotation import FRONTAL, matrix_to_rotation
+from deepexpo_models.evaluation import code_limits
+from deepexpo_models.evaluation.factors import FACTORS, MAIN, factors_of
 from deepexpo_models.evaluation.judges.kinds import HEADS
 from deepexpo_models.evaluation.meaf_report import by_group, face_class, figures
+from deepexpo_models.evaluation.metrics import turned
 from deepexpo_models.evaluation.requests import make_requests
 from test_evaluation import Oracle, folder, requests, seen_of
 
@@ -71,6 +74,30 @@ def test_a_caption_of_a_context_alone():
 def test_too_few_people_are_told(folder):
     with pytest.raises(ValueError, match=r"has \d+ people for 500 requests; render more shards of the test split, or"):
         make_requests(HeadStore(folder), count=500)
+
+
+def test_limits_of_codes_that_know_all_and_of_codes_that_know_nothing(folder, monkeypatch):
+    """The truth as a code: 0 degrees and r 1 in every row. A constant, frontal one: as far as heads turn, and chance."""
+    store = HeadStore(folder)
+
+    def knowing(_, store, rows):
+        heads = store.heads(rows)
+        return {"expression": factors_of(heads.units), "rotation": matrix_to_rotation(heads.rotation)}
+
+    def ignorant(_, store, rows):
+        return {"expression": torch.ones(len(rows), 4), "rotation": torch.tensor(FRONTAL).expand(len(rows), -1)}
+
+    requested = make_requests(store, 6).rows
+    for codes, all_known in ((knowing, True), (ignorant, False)):
+        monkeypatch.setattr(code_limits, "codes_of", codes)
+        table = code_limits.limits(None, store, 6)
+        assert [row["row"] for row in table] == list(requested)
+        for row in table:
+            poses = requested[row["row"]].pose.shown.pose[:, :3]
+            far = 0.0 if all_known else turned(poses, torch.zeros_like(poses)).mean().item()
+            assert row["degrees"] == pytest.approx(far, abs=0.1)
+            told = [row[name] for name in (*MAIN, "main")]
+            assert min(told) > 0.98 if all_known else told[-1] < 0.5, told
 
 
 def test_what_no_caption_can_tell_is_not_asked(requests):
