@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,10 +130,14 @@ def test_fsdp_on_two_processes(parts, photos, tmp_path):
     (tmp_path / "fsdp.yaml").write_text(FSDP)
     plain = FSDP.split("fsdp_config")[0].replace("FSDP", "MULTI_GPU")
     (tmp_path / "plain.yaml").write_text(plain)
-    given = ("--optimizer", "adamw", "--lora-rank", 2)
-    for config, out, steps in (("fsdp", "whole", 3), ("fsdp", "halves", 1), ("fsdp", "halves", 3), ("plain", "plain", 3)):
-        done = launch(tmp_path / f"{config}.yaml", parts, photos, tmp_path / out, *given, "--steps", steps)
+    given = ("--optimizer", "adamw", "--lora-rank", 2, "--steps", 3, "--save-every", 1, "--keep", 3)
+    first = Path("states", "state-00000001")
+    for config, out in (("fsdp", "whole"), ("fsdp", "halves"), ("plain", "plain")):
+        if out == "halves":  # as a run that was stopped after a step
+            shutil.copytree(tmp_path / "whole" / first, tmp_path / out / first)
+        done = launch(tmp_path / f"{config}.yaml", parts, photos, tmp_path / out, *given)
         assert done.returncode == 0, done.stderr[-3000:]
+    assert [line["step"] for line in log_lines(tmp_path / "halves")] == [2, 3]
     assert_equal(state(tmp_path / "whole", 3), state(tmp_path / "halves", 3))
     sliced, plain = (state(tmp_path / name, 3)["things"] for name in ("whole", "plain"))
     for name in ("meaf", "lora", "ema", "lora_ema"):
