@@ -1,4 +1,4 @@
-"""What a DSID's codes hold of what a MEAF's tables ask for: no picture that follows the codes alone can be nearer:
+"""What a DSID's codes hold of what a MEAF's tables ask for, as far as a line can read it:
 
     python -m deepexpo_models.evaluation.code_limits --heads runs/heads/test --dsid weights/photo-dsid.safetensors
 

@@ -23,24 +23,25 @@ MEAF = "meaf"
 ALIKE = {"encoder_sha256": "DSID", "config": "config"}  # what files of one mean share: key of the metadata -> its name
 
 
-def average(out: Path, files: Sequence[Path], shares: Sequence[float] = ()) -> Path:
-    """Write the mean of bases, or of MEAFs, to out; shares: weight of each file, equal if none are given.
+def average(out: Path, files: Sequence[Path], shares: Sequence[float] = (), factors: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """Write the mean of bases, or of MEAFs, to out, and that of the bases' factor tokens, one file for each base, to
+    factors.safetensors beside it; shares: weight of each file, equal if none are given. Returns the files written.
 
-    Raises ValueError, in one sentence, for files of another kind or layout, or that read another DSID's codes.
+    Raises ValueError, in one sentence and before anything is written, for files of another kind or layout, that read another
+    DSID's codes, or factor tokens of another base.
     """
     kind = read_header(files[0]).kind
     if kind not in (STARTER, MEAF):
         raise ValueError(f"{files[0].name} holds {kind} data; only bases ({STARTER}) and MEAFs ({MEAF}) are averaged")
-    return _write(out, kind, files, shares)
-
-
-def average_factors(out: Path, files: Sequence[Path], bases: Sequence[Path], base: Path, shares: Sequence[float] = ()) -> Path:
-    """Write the mean of the factor tokens that belong to bases, for the mean of those, base, which is there already."""
-    if len(files) != len(bases):
-        raise ValueError(f"{len(files)} files of factor tokens for {len(bases)} bases; give one for each, in the same order")
-    for file, beside in zip(files, bases):
-        load_factors(file, beside)
-    return _write(out, FACTORS, files, shares, starter_sha256=read_header(base).metadata["sha256"])
+    if factors and len(factors) != len(files):
+        raise ValueError(f"{len(factors)} files of factor tokens for {len(files)} bases; give one for each, in the same order")
+    for file, base in zip(factors, files):
+        load_factors(file, base)
+    mean = _write(out, kind, files, shares)
+    if not factors:
+        return (mean,)
+    belongs = read_header(mean).metadata["sha256"]
+    return mean, _write(out.with_name("factors.safetensors"), FACTORS, factors, shares, starter_sha256=belongs)
 
 
 def _write(out: Path, kind: str, files: Sequence[Path], shares: Sequence[float], **changed: str) -> Path:
@@ -94,15 +95,14 @@ def _check_alike(headers: Sequence[Header]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+", help="bases, or MEAFs")
-    parser.add_argument("--factors", type=Path, nargs="+", help="of bases: the factor tokens of each, in the same order")
+    parser.add_argument(
+        "--factors", type=Path, nargs="+", default=(), help="of bases: the factor tokens of each, in the same order"
+    )
     parser.add_argument("--shares", type=float, nargs="+", default=(), help="weight of each file; equal if not given")
     parser.add_argument("--out", type=Path, required=True, help="file to write; factors.safetensors is written beside it")
     options = parser.parse_args(argv)
     try:
-        print(average(options.out, options.files, options.shares))
-        if options.factors:
-            beside = options.out.with_name("factors.safetensors")
-            print(average_factors(beside, options.factors, options.files, options.out, options.shares))
+        print(*average(options.out, options.files, options.shares, options.factors), sep="\n")
     except ValueError as error:
         parser.exit(2, f"{error}\n")
 

@@ -11,7 +11,7 @@ from deepexpo_models.meaf import MEAF, default_config, load_meaf, save_meaf
 from deepexpo_models.starter import STARTER, build_vocabulary
 from deepexpo_models.starter.diffusers_host import build_starter, load_starter, save_starter
 from deepexpo_models.starter.factors import FactorTokens, load_factors, save_factors
-from deepexpo_models.training.average import average, average_factors, main
+from deepexpo_models.training.average import average, main
 
 SMALL = replace(
     STARTER, vae_channels=(32, 32, 32, 32), unet_channels=(32, 32, 32), text_width=32, text_layers=1,
@@ -63,7 +63,7 @@ def test_bases_and_their_factors_by_shares(bases, tmp_path, capsys):
 def test_meafs_keep_their_dsid_and_list_what_any_of_them_saw(tmp_path):
     files = [write_meaf(tmp_path / f"{seed}.safetensors", seed, trained_on=seen)
              for seed, seen in ((1, ("rendered heads",)), (2, ("photographs",)))]  # fmt: skip
-    made = load_meaf(average(tmp_path / "mean.safetensors", files))
+    made = load_meaf(*average(tmp_path / "mean.safetensors", files))
     gates = [value for name, value in made.named_parameters() if name.endswith("gate")]
     assert gates and all(gate.dtype == torch.float16 and gate == 2.5 for gate in gates)
     assert made.config == load_meaf(files[0]).config and made.trained_on == ("rendered heads", "photographs")
@@ -84,9 +84,9 @@ def test_what_has_no_mean(bases, tmp_path, capsys):
         with pytest.raises(ValueError, match=words):
             average(out, files, shares)
     with pytest.raises(ValueError, match=r"1 files of factor tokens for 2 bases"):
-        average_factors(out, factors[:1], bases[:2], bases[0])
+        average(out, bases[:2], factors=factors[:1])
     with pytest.raises(ValueError, match="was trained with another base than starter-base"):
-        average_factors(out, factors[:2], bases[1::-1], bases[0])
+        average(out, bases[1::-1], factors=factors[:2])
     with pytest.raises(SystemExit):
         main([str(one), "--out", str(out)])
     assert "alone has no mean" in capsys.readouterr().err and not out.exists()
