@@ -41,7 +41,8 @@ if [ -n "$model" ]; then
     run data.heads.generate --model "$model" --out "$train" --shards "${SHARDS:-240}" --workers "$workers"
 fi
 
-# The DSID: the semantic encoder, then the identity encoder beside it, read-outs in the landmarker's words, and the generator.
+# The DSID: the semantic encoder, then the identity encoder beside it, read-outs in the landmarker's words, what a mirror image's
+# codes say, and the generator.
 dsid=${DSID:-}
 if [ -z "$dsid" ]; then
     [ -z "${LANDMARKER:-}" ] ||
@@ -58,6 +59,8 @@ if [ -z "$dsid" ]; then
         run training.fit_readout --dsid "$dsid" --heads "$train" --out "$runs/photo/fitted.safetensors"
         dsid=$runs/photo/fitted.safetensors
     fi
+    run training.fit_averaging --dsid "$dsid" --heads "$train" --out "$runs/photo/averaging.safetensors"
+    dsid=$runs/photo/averaging.safetensors
     # a generator on these encoders, which stay as they are; heads before grey, for no code holds a background
     run training.train_dsid --out "$runs/generator" --name photo --config photo-generator --init "$dsid" --freeze --plain \
         --heads "$train" --test "$test" --steps "${GENERATOR_STEPS:-1300}" --batch-size "${SIZE_OF_BATCH:-16}" --generated 16 \

@@ -3,7 +3,7 @@
     python -m deepexpo_models.dsid.export weights/photo-dsid.safetensors --out encoders
 
 writes identity_encoder.onnx and semantic_encoder.onnx: float32, opset 20, any batch. Input `images` (B, 3, S, S) RGB face
-crops in [-1, 1]; outputs as `IdentityEncoder` and `SemanticEncoder` name them. Needs the packages onnx and onnxscript.
+crops in [-1, 1]; outputs as `DSID.encode_identity` and `DSID.encode_semantics` give them. Needs onnx and onnxscript.
 """
 
 import argparse
@@ -23,16 +23,18 @@ OUTPUTS = {
 }
 
 
-class _Outputs(nn.Module):
-    """An encoder whose outputs stand in the order of their names."""
+class Encode(nn.Module):
+    """One kind of a DSID's codes, in the order of their names. part: key of OUTPUTS."""
 
-    def __init__(self, encoder: nn.Module, names: tuple[str, ...]):
+    def __init__(self, dsid: DSID, part: str):
         super().__init__()
-        self.encoder, self.names = encoder, names
+        self.dsid, self.part = dsid, part
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        codes = self.encoder(images)
-        return tuple(codes[name] for name in self.names) if isinstance(codes, dict) else (codes,)
+        if self.part == "identity_encoder":
+            return (self.dsid.encode_identity(images),)
+        codes = self.dsid.encode_semantics(images)
+        return tuple(codes[name] for name in OUTPUTS[self.part])
 
 
 def export(dsid: DSID, out: str | Path) -> list[Path]:
@@ -52,7 +54,7 @@ def export(dsid: DSID, out: str | Path) -> list[Path]:
     for part, names in OUTPUTS.items():
         written.append(folder / f"{part}.onnx")
         torch.onnx.export(
-            _Outputs(getattr(dsid, part), names).eval(),
+            Encode(dsid, part).eval(),
             (example(dsid.config),),
             str(written[-1]),
             dynamo=True,

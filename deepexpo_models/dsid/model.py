@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from .averaging import Averaging
 from .codes import EncoderId
 from .config import DSIDConfig
 from .encoders import IdentityEncoder, SemanticEncoder
@@ -25,6 +26,9 @@ class DSID(nn.Module):
         self.semantic_encoder = SemanticEncoder(config, operations)
         self.generator = Generator(config, operations) if config.generator_channels else None
         self.readout: ReadOut | None = None  # what the file knows to read from an expression code
+        self.averaging: Averaging | None = (
+            None  # over views of a picture that semantics are read from, where the file knows how
+        )
 
     def encode_identity(self, images: Tensor) -> Tensor:
         """images (B, 3, S, S) in [-1, 1] -> embedding (B, identity_width) of unit norm."""
@@ -35,6 +39,8 @@ class DSID(nn.Module):
 
         See `SemanticEncoder.forward` for shapes and ranges.
         """
+        if self.averaging:
+            return self.averaging(self.semantic_encoder, images, points)
         return self.semantic_encoder(images, points)
 
     def reenact(self, identity: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor, log_scale: Tensor) -> Tensor:

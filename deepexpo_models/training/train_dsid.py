@@ -154,6 +154,8 @@ def _model(settings: DSIDSettings) -> DSID:
     given = load_dsid(Path(settings.init)).float()
     model = given if given.config == config else _with_generator(given, config, settings.init)
     model.requires_grad_(True)
+    if not settings.freeze:
+        model.averaging = None  # fitted to the encoders as they were
     for encoder in (model.identity_encoder, model.semantic_encoder):
         encoder.requires_grad_(not settings.freeze)
     return model
@@ -165,7 +167,8 @@ def _with_generator(given: DSID, config: DSIDConfig, name: str) -> DSID:
         raise ValueError(f"{name} is of config {given.config.name!r}, not {config.name!r}; give --config")
     model = DSID(config)
     model.identity_encoder, model.semantic_encoder = given.identity_encoder, given.semantic_encoder
-    model.encoder, model.trained_on, model.readout = given.encoder, given.trained_on, given.readout
+    model.encoder, model.trained_on = given.encoder, given.trained_on
+    model.readout, model.averaging = given.readout, given.averaging
     return model
 
 

@@ -79,7 +79,8 @@ def run_in_batches(dsid: LoadedDSID, call: Callable[..., dict[str, Tensor]], *in
     intermediate device. Weights keep their dtype; the computation is float32, so that codes do not depend on it.
     """
     device, rows = dsid.patcher.load_device, len(inputs[0])
-    memory = min(rows, PICTURES_PER_BATCH) * dsid.config.image_size**2 * BYTES_PER_PIXEL
+    views = 2 if dsid.model.averaging else 1  # of each picture, at once
+    memory = views * min(rows, PICTURES_PER_BATCH) * dsid.config.image_size**2 * BYTES_PER_PIXEL
     comfy.model_management.load_models_gpu([dsid.patcher], memory_required=memory)
     progress, parts = comfy.utils.ProgressBar(rows), []
     for start in range(0, rows, PICTURES_PER_BATCH):

@@ -84,15 +84,16 @@ def test_the_recipe_from_nothing(tmp_path, monkeypatch):
             importlib.import_module(module).main(options)
     names = [module.rpartition(".")[2] for module, _ in listed]
     assert names[:6] == ["generate", "generate", "judged", "ask_recogniser", "train_heads", "train_heads"]
-    assert names[6:10] == ["fit_readout", "train_dsid", "rendered_heads", "real_faces"]
-    test, train, _, recognised, semantics, identity, readouts, generator, measured, real = seen[:10]
+    assert names[6:11] == ["fit_readout", "fit_averaging", "train_dsid", "rendered_heads", "real_faces"]
+    test, train, _, recognised, semantics, identity, readouts, averaging, generator, measured, real = seen[:11]
     assert test["split"] == "test" and train["split"] == "train" and test["seed"] != train["seed"]
     assert {options["heads"] for options in (semantics, identity)} == {train["out"]} and semantics["test"] == test["out"]
     assert recognised["insightface_path"] == Path("packs") and real["clips"] == Path("clips")
     assert (semantics["steps"], identity["steps"]) == (6, 3)
     assert identity["init"] == f"{semantics['out']}/dsid.safetensors"
     assert str(readouts["dsid"]) == f"{identity['out']}/dsid.safetensors"
-    assert generator["init"] == str(readouts["out"]) and generator["freeze"] and generator["plain"]
+    assert averaging["dsid"] == readouts["out"] and averaging["heads"] == Path(train["out"])
+    assert generator["init"] == str(averaging["out"]) and generator["freeze"] and generator["plain"]
     whole = Path(generator["out"]) / "dsid.safetensors"
     assert measured["dsid"] == [whole] == real["dsid"]
     meaf, tables = seen[-2:]
@@ -103,4 +104,5 @@ def test_the_recipe_from_nothing(tmp_path, monkeypatch):
 def test_without_its_own_options_the_dsid_learns_from_the_renderer_alone(tmp_path):
     """No landmarker, no recogniser, no clips, and heads that are there."""
     names = [module.rpartition(".")[2] for module, _ in commands(tmp_path)]
-    assert names[:5] == ["train_heads", "train_heads", "train_dsid", "rendered_heads", "train_judge"] and names[-1] == "run"
+    assert names[:5] == ["train_heads", "train_heads", "fit_averaging", "train_dsid", "rendered_heads"]
+    assert names[5] == "train_judge" and names[-1] == "run"

@@ -18,7 +18,7 @@ from deepexpo_models.dsid.rotation import geodesic_angle, matrix_to_euler
 from deepexpo_models.evaluation.metrics import area_under_curve
 from deepexpo_models.faces.landmarks import FaceMesh
 from deepexpo_models.head import ARKIT52
-from deepexpo_models.training import ask_recogniser, fit_readout, train_heads
+from deepexpo_models.training import ask_recogniser, fit_averaging, fit_readout, train_heads
 from deepexpo_models.training.engine.settings import parse_settings
 from deepexpo_models.training.heads import identity
 from deepexpo_models.training.heads import step as heads_step
@@ -321,3 +321,31 @@ def test_a_file_with_fitted_read_outs_keeps_its_encoder(folder, tmp_path):
     assert before.encoder == after.encoder and not torch.equal(before.readout.weight[:52], after.readout.weight[:52])
     with pytest.raises(SystemExit):
         fit_readout.main(["--dsid", str(first), "--heads", str(folder), "--out", str(tmp_path / "none.safetensors")])
+
+
+def test_averaging_finds_a_linear_mirror():
+    generator = torch.Generator().manual_seed(4)
+    mirrored = torch.randn(400, 8, generator=generator)
+    truth, offset = torch.randn(8, 8, generator=generator), torch.randn(8, generator=generator)
+    found = fit_averaging.fit_averaging(mirrored @ truth.T + offset, mirrored, (0.6,))
+    torch.testing.assert_close(found.weight, truth, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(found.bias, offset, atol=0.02, rtol=0.02)
+    assert found.zooms.tolist() == pytest.approx([0.6])
+    with pytest.raises(ValueError, match="7 pictures are too few for codes of 8 entries; render more heads"):
+        fit_averaging.fit_averaging(mirrored[:7], mirrored[:7])
+
+
+def test_a_file_with_averaging_keeps_its_encoder_and_loses_it_in_training(folder, tmp_path, capsys):
+    first, with_it = run(tmp_path / "semantics", folder, "--steps", "1"), tmp_path / "averaging.safetensors"
+    heads = write_fake_heads(tmp_path / "heads")
+    fit_averaging.main(["--dsid", str(first), "--heads", str(heads), "--out", str(with_it)])
+    before, after = load_dsid(first), load_dsid(with_it)
+    assert (
+        before.encoder == after.encoder
+        and before.averaging is None
+        and after.averaging.zooms.tolist() == [*map(pytest.approx, fit_averaging.ZOOMS)]
+    )
+    again = run(tmp_path / "again", folder, "--steps", "1", "--init", str(with_it))
+    assert load_dsid(again).averaging is None and load_dsid(again).encoder != after.encoder
+    with pytest.raises(SystemExit):
+        fit_averaging.main(["--dsid", str(first), "--heads", str(tmp_path), "--out", str(tmp_path / "none.safetensors")])

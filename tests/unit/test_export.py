@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepexpo_models.dsid import load_dsid
-from deepexpo_models.dsid.export import OUTPUTS, export
+from deepexpo_models.dsid.export import OUTPUTS, Encode, export
 
 FILE = Path(__file__).parents[2] / "weights" / "photo-dsid.safetensors"
 
@@ -23,10 +23,8 @@ def sessions(tmp_path_factory):
 @pytest.mark.parametrize("part", OUTPUTS)
 def test_codes_are_equal_to_torch(sessions, part, count):
     images = torch.rand(count, 3, 128, 128, generator=torch.Generator().manual_seed(count)) * 2 - 1
-    encoder = getattr(load_dsid(FILE).float().eval(), part)
     with torch.no_grad():
-        codes = encoder(images)
-    expected = [codes[name] for name in OUTPUTS[part]] if isinstance(codes, dict) else [codes]
+        expected = Encode(load_dsid(FILE).float().eval(), part)(images)
     found = sessions[part].run(list(OUTPUTS[part]), {"images": images.numpy()})
     for code, other in zip(expected, found, strict=True):
         assert (code - torch.from_numpy(other)).abs().max() < 1e-4
