@@ -26,9 +26,7 @@ class DSID(nn.Module):
         self.semantic_encoder = SemanticEncoder(config, operations)
         self.generator = Generator(config, operations) if config.generator_channels else None
         self.readout: ReadOut | None = None  # what the file knows to read from an expression code
-        self.averaging: Averaging | None = (
-            None  # over views of a picture that semantics are read from, where the file knows how
-        )
+        self.averaging: Averaging | None = None  # over what views semantics are read, if not in the picture alone
 
     def encode_identity(self, images: Tensor) -> Tensor:
         """images (B, 3, S, S) in [-1, 1] -> embedding (B, identity_width) of unit norm."""

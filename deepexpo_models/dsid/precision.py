@@ -1,7 +1,7 @@
 """Encoders in bfloat16, where the hardware multiplies it: less than half the time with AMX; with AVX-512 alone two thirds for
-`base` (a picture's semantics 68 ms after 105), and no gain for small ones (11 after 7). Measured on the DSIDs in weights/: rotations
-within 3e-3 of float32's, expressions within 2% of their largest number (0.0125, short of the 3e-3 that was aimed at),
-identities at a cosine of 0.9999.
+`base` (a picture's semantics 68 ms after 105), and no gain for small ones (11 after 7). Measured on the DSIDs in
+weights/: rotations within 3e-3 of float32's, expressions within 2% of their largest number (0.0125, short of the 3e-3 that was
+aimed at), identities at a cosine of 0.9999.
 
 Only the convolutional trunks are in it; what aligns a face and what makes a code of features stays float32.
 """

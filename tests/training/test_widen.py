@@ -22,9 +22,8 @@ DOUBLED = (64, 192, 128)
 
 
 def write_meaf(path: Path, **changed) -> Path:
-    meaf = MEAF(
-        replace(default_config(SMALL.name, SMALL.name, CONFIGS["photo"], EncoderId("a", "a" * 64), SMALL.unet_shape), **changed)
-    )
+    config = default_config(SMALL.name, SMALL.name, CONFIGS["photo"], EncoderId("a", "a" * 64), SMALL.unet_shape)
+    meaf = MEAF(replace(config, **changed))
     for name, value in meaf.named_parameters():
         if name.endswith("gate"):
             value.data.fill_(1.0)
@@ -63,12 +62,12 @@ def test_doubled_levels_keep_base_factors_and_meaf(folder, tmp_path, capsys):
     made = [tmp_path / f"{name}.safetensors" for name in ("starter-base", "factors", "meaf")]
     assert capsys.readouterr().out.split() == [*map(str, made)]
     old, fused = load_starter(folder / "base.safetensors"), load_meaf(folder / "meaf.safetensors")
-    new, refused = wider_base(old, DOUBLED), load_meaf(made[2])
+    new, wider = wider_base(old, DOUBLED), load_meaf(made[2])
     assert load_starter(made[0]).config == new.config == replace(SMALL, unet_channels=DOUBLED)
     assert load_factors(made[1], made[0]).width == 32
     torch.testing.assert_close(found(new), found(old), rtol=1e-3, atol=1e-4)
     assert (found(old, fused) - found(old)).abs().max() > 0.01
-    torch.testing.assert_close(found(new, refused), found(old, fused), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found(new, wider), found(old, fused), rtol=1e-3, atol=1e-4)
 
 
 def test_one_level_is_near_and_twins_learn_apart(folder):
@@ -95,3 +94,9 @@ def test_what_is_not_widened(folder, tmp_path):
         with pytest.raises(ValueError, match=words):
             widen(out, base, channels, **given)
     assert not out.exists()
+
+
+def test_a_level_that_would_be_as_wide_as_the_next():
+    alike = replace(SMALL, unet_channels=(32, 64, 96))
+    with pytest.raises(ValueError, match="a U-Net of 64 64 96 channels has other layers than one of 32 64 96"):
+        wider_base(build_starter(alike), (64, 64, 96))

@@ -54,10 +54,8 @@ def test_a_closer_view_is_the_middle_of_the_picture():
     dsid = model(0.5)
     middle = F.interpolate(PICTURES[:, :, 32:96, 32:96], 128, mode="bilinear", align_corners=False)
     found = dsid.encode_semantics(PICTURES)["rotation"]
-    views = [
-        codes["rotation"]
-        for codes in map(dsid.semantic_encoder.encode_pose, (PICTURES, PICTURES.flip(-1), middle, middle.flip(-1)))
-    ]
+    pictures = PICTURES, PICTURES.flip(-1), middle, middle.flip(-1)
+    views = [dsid.semantic_encoder.encode_pose(images)["rotation"] for images in pictures]
     signs = torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
     mean = (views[0] + views[1] * signs + views[2] + views[3] * signs) / 4
     torch.testing.assert_close(rotation_to_matrix(found), rotation_to_matrix(mean), atol=0.02, rtol=0.02)
