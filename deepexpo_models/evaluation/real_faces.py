@@ -33,7 +33,7 @@ from ..image import bytes_to_model, model_to_bytes
 from .factors import FACTORS, factors_of
 from .probes import ridge_fit
 from .real_frames import Landmarker, RealFrames, collect, load_frames, save_frames
-from .tables import write_table
+from .tables import row_names, write_table
 
 YAW_BINS = ((0, 10), (10, 20), (20, 30), (30, 90))  # degrees
 MOVING = 20, 0.5  # frames of a clip, and share of the whole spread, from which on a factor counts as moving in it
@@ -256,8 +256,9 @@ def main(argv: list[str] | None = None) -> None:
             return write_table(options.out, "landmarker", [landmarker_row(options.heads, options.landmarker, options.count)])
         if not options.clips or not options.dsid:
             parser.error("give --clips and --dsid, or --heads")
+        files = row_names(options.dsid)
         frames = _frames(options)
-        models = {path.stem: load_dsid(path).float() for path in options.dsid}
+        models = {name: load_dsid(path).float() for name, path in files.items()}
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     for name, rows in tables(frames, models).items():

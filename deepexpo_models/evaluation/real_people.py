@@ -22,7 +22,7 @@ from ..image import bytes_to_model, resize
 from .judges.photos import JudgeFiles, open_judge
 from .metrics import area_under_curve
 from .real_frames import RealFrames, collect
-from .tables import write_table
+from .tables import row_names, write_table
 
 PIXELS = 16  # side of the grey picture that stands for the crop itself
 CHUNK = 32  # pictures at once
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     try:
         readers: dict[str, Reader] = {"pixels of the crop": pixels}
-        readers |= {path.stem: reader_of(load_dsid(path).float()) for path in options.dsid}
+        readers |= {name: reader_of(load_dsid(path).float()) for name, path in row_names(options.dsid).items()}
         for name in options.judges:
             judge = open_judge(name, JudgeFiles(insightface=options.insightface_path))
             readers[judge.name] = partial(identity_of, judge)

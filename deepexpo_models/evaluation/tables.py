@@ -19,6 +19,15 @@ def markdown(rows: Sequence[Mapping]) -> str:
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
+def row_names(files: Sequence[Path]) -> dict[str, Path]:
+    """Name without suffix, by which a table's rows know a file -> the file. Raises ValueError for two of one name."""
+    found = {path.stem: path for path in files}
+    if len(found) < len(files):
+        twice = next(path for path in files if found[path.stem] != path)
+        raise ValueError(f"{twice} and {found[twice.stem]} would be one row, {twice.stem!r}; rename one of them")
+    return found
+
+
 def write_table(folder: Path, name: str, rows: Sequence[Mapping]) -> None:
     """As name.json and name.md, and on the screen."""
     write_text(folder / f"{name}.json", as_json(rows))

@@ -123,6 +123,7 @@ class Semantics:
     def __init__(self, model: DSID, store: HeadStore, settings: HeadsSettings):
         heads = store.heads(torch.arange(0, len(store), max(1, len(store) // SAMPLE_ROWS)))
         self.model, self.store = model, store
+        model.averaging = None  # fitted to the encoder as it was
         spread, judged = ((x - x.nanmean(0)).square().nanmean(0).sqrt() for x in (heads.units, heads.judged))
         self.module = HeadsStep(model.semantic_encoder, spread, judged, settings.judged_rotation)
 
@@ -166,7 +167,7 @@ def start_model(config: str, init: str) -> DSID:
             state, own = getattr(given, name).state_dict(), getattr(model, name).state_dict()
             if all(key in own and own[key].shape == value.shape for key, value in state.items()):
                 getattr(model, name).load_state_dict(state)
-        model.readout, model.trained_on = given.readout, given.trained_on
+        model.readout, model.averaging, model.trained_on = given.readout, given.averaging, given.trained_on
     return model
 
 

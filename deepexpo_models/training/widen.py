@@ -1,4 +1,4 @@
-"""More channels for a trained base, and the MEAFs made for it: they draw as before, and have room to learn on.
+"""More channels for a trained base, and a MEAF made for it: they draw as before, and have room to learn on.
 
     python -m deepexpo_models.training.widen --base weights/heads-base.safetensors --factors weights/heads-factors.safetensors \
         --meaf weights/heads-meaf.safetensors --channels 128 96 128 --out runs/wide
@@ -26,28 +26,26 @@ APART = 0.5  # how unequal the parts of twins are, in standard deviations of the
 TIMES = "time_embedding.linear_1.weight"  # reads sines and cosines of the time
 
 
-def widen(
-    out: Path, base: Path, channels: Sequence[int], factors: Path | None = None, meafs: Sequence[Path] = ()
-) -> list[Path]:
+def widen(out: Path, base: Path, channels: Sequence[int], factors: Path | None = None, meaf: Path | None = None) -> list[Path]:
     """Write the base with these U-Net channels, finest first, as starter-base.safetensors into the folder out, its factor
-    tokens as factors.safetensors beside it, and MEAFs of that base under their names. Returns the files written.
+    tokens as factors.safetensors and a MEAF of that base as meaf.safetensors beside it. Returns the files written.
 
     Raises ValueError, in one sentence and before anything is written, for channels that are neither the old nor twice as many,
-    and for factor tokens or MEAFs of another base.
+    and for factor tokens or a MEAF of another base.
     """
     old = load_starter(base)
     _check_channels(old.config.unet_channels, tuple(channels))
     told = load_factors(factors, base) if factors else None
-    new, fusing = wider_base(old, tuple(channels)), {meaf.name: _wider_meaf(meaf, old, tuple(channels)) for meaf in meafs}
+    new, fusing = wider_base(old, tuple(channels)), _wider_meaf(meaf, old, tuple(channels)) if meaf else None
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "starter-base.safetensors"]
     save_starter(written[0], new)
     if told is not None:
         written.append(out / "factors.safetensors")
         save_factors(written[1], told, written[0])
-    for name, made in fusing.items():
-        written.append(out / name)
-        save_meaf(written[-1], made)
+    if fusing is not None:
+        written.append(out / "meaf.safetensors")
+        save_meaf(written[-1], fusing)
     return written
 
 
@@ -132,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", type=Path, required=True, help="a trained base")
     parser.add_argument("--factors", type=Path, help="its factor tokens")
-    parser.add_argument("--meaf", type=Path, nargs="+", default=(), help="MEAFs made for it")
+    parser.add_argument("--meaf", type=Path, help="a MEAF made for it")
     parser.add_argument("--channels", type=int, nargs="+", required=True, help="of the U-Net's levels, finest first")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     options = parser.parse_args(argv)

@@ -156,6 +156,17 @@ def test_a_missing_landmarker_is_told(tmp_path, capsys):
     assert "mediapipe" in capsys.readouterr().err.lower()
 
 
+def test_two_files_of_one_name_are_no_two_rows(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        real_faces.main(
+            ["--clips", str(tmp_path), "--landmarker", "face.task", "--dsid", "old/photo.safetensors", "new/photo.safetensors"]
+        )
+    assert (
+        "old/photo.safetensors and new/photo.safetensors would be one row, 'photo'; rename one of them"
+        in capsys.readouterr().err
+    )
+
+
 def test_nearest_codes():
     """Codes that name the person find the person, codes that name the expression find another who plays it."""
     people, groups = PEOPLE * 3, 3

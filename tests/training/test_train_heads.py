@@ -335,7 +335,7 @@ def test_averaging_finds_a_linear_mirror():
         fit_averaging.fit_averaging(mirrored[:7], mirrored[:7])
 
 
-def test_a_file_with_averaging_keeps_its_encoder_and_loses_it_in_training(folder, tmp_path, capsys):
+def test_a_file_with_averaging_keeps_its_encoder_and_loses_it_where_that_learns(folder, tmp_path, capsys):
     first, with_it = run(tmp_path / "semantics", folder, "--steps", "1"), tmp_path / "averaging.safetensors"
     heads = write_fake_heads(tmp_path / "heads")
     fit_averaging.main(["--dsid", str(first), "--heads", str(heads), "--out", str(with_it)])
@@ -344,5 +344,7 @@ def test_a_file_with_averaging_keeps_its_encoder_and_loses_it_in_training(folder
     assert after.averaging.zooms.tolist() == pytest.approx(fit_averaging.ZOOMS)
     again = run(tmp_path / "again", folder, "--steps", "1", "--init", str(with_it))
     assert load_dsid(again).averaging is None and load_dsid(again).encoder != after.encoder
+    known = load_dsid(run(tmp_path / "people", folder, "--part", "identity", "--steps", "1", "--init", str(with_it))).averaging
+    assert known is not None and torch.equal(known.weight, after.averaging.weight)
     with pytest.raises(SystemExit):
         fit_averaging.main(["--dsid", str(first), "--heads", str(tmp_path), "--out", str(tmp_path / "none.safetensors")])

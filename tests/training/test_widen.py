@@ -1,4 +1,4 @@
-"""A wider base and its MEAFs draw what the old ones drew, and their new channels learn apart."""
+"""A wider base and its MEAF draw what the old ones drew, and their new channels learn apart."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_what_is_not_widened(folder, tmp_path):
     for channels, given, words in (
         ((96, 96, 64), {}, "channels are 32 96 64; each of the 3 stays or is doubled, not 96 96 64"),
         ((64, 64), {}, "each of the 3 stays or is doubled, not 64 64"),
-        ((64, 96, 64), {"meafs": [other]}, r"other\.safetensors was made for another base \(drawn\); give a MEAF of this one"),
+        ((64, 96, 64), {"meaf": other}, r"other\.safetensors was made for another base \(drawn\); give a MEAF of this one"),
         ((64, 96, 64), {"factors": other}, "holds meaf data"),
     ):
         with pytest.raises(ValueError, match=words):
